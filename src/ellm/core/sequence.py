@@ -1,0 +1,71 @@
+"""One continuation of a request, as the engine tracks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ellm.core.request import Request
+
+
+class SequenceStatus(Enum):
+    """Where a sequence is.  A preempted one waits again, at the front."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class FinishReason(Enum):
+    """Why a sequence ended, in OpenAI's words where it has one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens known, and how many of them have their KV computed.
+
+        tokens    │ prompt ················│ output ······│
+        computed  │ ·······················→
+                                           └ scheduling closes this gap; there are no phases
+
+    `index` tells the choices of one request (`n > 1`) apart.
+    """
+
+    seq_id: int
+    request: Request
+    index: int = 0
+    parent: Sequence | None = None
+    tokens: list[int] = field(default_factory=list)
+    computed: int = 0
+    cached: int = 0
+    status: SequenceStatus = SequenceStatus.WAITING
+    finish_reason: FinishReason | None = None
+    preemptions: int = 0
+    first_scheduled: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    prompt_scored: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            self.tokens = list(self.request.prompt)
+
+    @property
+    def uncomputed(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def finished(self) -> bool:
+        return self.status is SequenceStatus.FINISHED

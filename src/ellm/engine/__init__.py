@@ -1,0 +1,1 @@
+"""Plan, execute, commit; and the thread that repeats it."""

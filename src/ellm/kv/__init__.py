@@ -1,0 +1,1 @@
+"""Keys and values: who holds which rows of the arena."""

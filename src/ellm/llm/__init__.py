@@ -1,0 +1,1 @@
+"""The composition root: the halves meet here and nowhere else."""

@@ -1,0 +1,1 @@
+"""Chunks, the pool that owns them, and the ranges they appear in."""

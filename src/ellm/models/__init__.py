@@ -1,0 +1,1 @@
+"""One decoder, and a small file per model family that describes it."""

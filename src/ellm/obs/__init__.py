@@ -1,0 +1,1 @@
+"""Counters and snapshots; nothing here decides anything."""

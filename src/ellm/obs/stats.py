@@ -1,0 +1,61 @@
+"""What an engine counts while it runs.
+
+Plain numbers that one thread writes and any thread may read; the server translates them into
+Prometheus families (names and buckets follow vLLM 0.33, so that existing dashboards work).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ellm.obs.histogram import Histogram
+
+TTFT = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+    1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
+)  # fmt: skip
+ITL = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
+    1, 2.5, 5, 7.5, 10, 20, 40, 80,
+)  # fmt: skip
+LATENCY = (
+    0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60,
+    120, 240, 480, 960, 1920, 7680,
+)  # fmt: skip
+TOKENS = (
+    1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000,
+    10_000, 20_000, 50_000, 100_000, 200_000,
+)  # fmt: skip
+COUNTS = (1, 2, 5, 10, 20, 50, 100)
+
+
+def _histogram(bounds: tuple[float, ...]) -> Histogram:
+    return field(default_factory=lambda: Histogram(bounds))  # type: ignore[return-value]
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Totals since start.  Times are seconds."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    cached_tokens: int = 0
+    prefix_queries: int = 0
+    preemptions: int = 0
+    rejections: int = 0
+    finished: Counter[str] = field(default_factory=Counter)
+    time_to_first_token: Histogram = _histogram(TTFT)
+    inter_token_latency: Histogram = _histogram(ITL)
+    time_per_output_token: Histogram = _histogram(ITL)
+    e2e_latency: Histogram = _histogram(LATENCY)
+    queue_time: Histogram = _histogram(LATENCY)
+    prefill_time: Histogram = _histogram(LATENCY)
+    decode_time: Histogram = _histogram(LATENCY)
+    request_prompt_tokens: Histogram = _histogram(TOKENS)
+    request_generation_tokens: Histogram = _histogram(TOKENS)
+    request_n: Histogram = _histogram(COUNTS)
+    request_preemptions: Histogram = _histogram(COUNTS)
+    iteration_tokens: Histogram = _histogram(TOKENS)
+    step_time: Histogram = _histogram(ITL)

@@ -1,0 +1,1 @@
+"""The device half: addresses become tensors, a plan becomes tokens."""
