@@ -1,0 +1,131 @@
+"""A stack of step-lifetime tensors over one address range that never moves.
+
+    address │ kept by the caller ··│ released at the next mark ··│ free ·········│ + capacity
+            └ 0                    └ mark                        └ top     peak ┘
+
+`Workspace` hands out views of memory that is mapped already.  `WorkspaceCounter` has the same face,
+takes no memory and hands out empty placeholders: the same code run over it tells exactly how many
+bytes a step will take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ellm.core.units import round_up
+from ellm.runtime.views import view
+
+ALIGNMENT = 64
+_MAX_VIEWS = 8192
+
+Shape = tuple[int, ...]
+
+
+class Scratch(Protocol):
+    """Where an op gets its outputs and intermediates."""
+
+    def take(self, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """A contiguous tensor with undefined contents, aligned to 64 bytes."""
+        ...
+
+    def mark(self) -> int:
+        """The present height of the stack, to be given to `release`."""
+        ...
+
+    def release(self, mark: int) -> None:
+        """Forget everything taken since `mark`; those tensors must not be used again."""
+        ...
+
+
+class WorkspaceCounter:
+    """The height a stack would reach.  What `take` returns has the dtype asked for, but no room."""
+
+    def __init__(self) -> None:
+        self._top = 0
+        self._empty: dict[torch.dtype, Tensor] = {}
+        self.peak = 0
+
+    def take(self, shape: Shape, dtype: torch.dtype) -> Tensor:
+        self._top += round_up(prod(shape) * dtype.itemsize, ALIGNMENT)
+        if self._top > self.peak:
+            self.peak = self._top
+        empty = self._empty.get(dtype)
+        if empty is None:
+            empty = self._empty[dtype] = torch.empty(0, dtype=dtype)
+        return empty
+
+    def mark(self) -> int:
+        return self._top
+
+    def release(self, mark: int) -> None:
+        assert 0 <= mark <= self._top, (mark, self._top)
+        self._top = mark
+
+    def reset(self) -> None:
+        self._top = self.peak = 0
+
+
+class Workspace:
+    """`capacity` bytes of address room from `address`, which is a multiple of 64.
+
+    The caller sees to it that memory is mapped as far as the stack will reach.  Views are cached:
+    addresses never move, so the same take at the same height is the same tensor.
+    """
+
+    def __init__(self, address: int, capacity: int, device: torch.device | str = "cpu") -> None:
+        assert address % ALIGNMENT == 0, hex(address)
+        self.capacity = capacity // ALIGNMENT * ALIGNMENT
+        self._bytes = view(address, self.capacity, torch.uint8, device)
+        self._bases: dict[torch.dtype, Tensor] = {}
+        self._views: dict[tuple[int, Shape, torch.dtype], Tensor] = {}
+        self._top = 0
+        self.peak = 0
+
+    def take(self, shape: Shape, dtype: torch.dtype) -> Tensor:
+        start = self._top
+        self._top = start + round_up(prod(shape) * dtype.itemsize, ALIGNMENT)
+        assert self._top <= self.capacity, (start, shape, dtype, self.capacity)
+        if self._top > self.peak:
+            self.peak = self._top
+        key = (start, shape, dtype)
+        found = self._views.get(key)
+        if found is None:
+            found = self._view(start, shape, dtype)
+            if len(self._views) >= _MAX_VIEWS:
+                self._views.clear()
+            self._views[key] = found
+        return found
+
+    def _view(self, start: int, shape: Shape, dtype: torch.dtype) -> Tensor:
+        base = self._bases.get(dtype)
+        if base is None:
+            base = self._bases[dtype] = self._bytes.view(dtype)
+        strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        return base.as_strided(shape, strides, start // dtype.itemsize)
+
+    def mark(self) -> int:
+        return self._top
+
+    def release(self, mark: int) -> None:
+        assert 0 <= mark <= self._top, (mark, self._top)
+        self._top = mark
+
+    def reset(self) -> None:
+        """An empty stack, and a peak that counts from now."""
+        self._top = self.peak = 0
+
+
+@contextmanager
+def scope(scratch: Scratch) -> Iterator[Scratch]:
+    """Release on exit whatever is taken inside."""
+    mark = scratch.mark()
+    try:
+        yield scratch
+    finally:
+        scratch.release(mark)
