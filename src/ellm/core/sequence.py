@@ -32,12 +32,15 @@ class Sequence:
         computed  │ ·······················→
                                            └ scheduling closes this gap; there are no phases
 
-    `index` tells the choices of one request (`n > 1`) apart.
+    `index` tells the choices of one request (`n > 1`) apart; `parent` is choice 0, whose prompt
+    KV the others share.  `cached` prompt tokens were found computed; `prompt_scored` of them have
+    had their log-probability reported.  Times are in the engine clock's seconds.
     """
 
     seq_id: int
     request: Request
     index: int = 0
+    seed: int = 0
     parent: Sequence | None = None
     tokens: list[int] = field(default_factory=list)
     computed: int = 0
@@ -65,6 +68,11 @@ class Sequence:
     @property
     def num_output(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key of first come, first served within a priority (lower is sooner)."""
+        return (self.request.priority, self.seq_id)
 
     @property
     def finished(self) -> bool:

@@ -1,0 +1,151 @@
+"""Every sequence in one address range per layer group (vTensor, arXiv 2407.15309).
+
+The arena is cut into slots, one per sequence, and a slot into one range per group:
+
+    slot 0                              slot 1
+    ├ group 0 ─────┬ group 1 ─────┬ … ──┼ group 0 …
+    │████░░░░░░░░░░│████░░░░░░░░░░│     │            █ mapped   ░ address only
+
+A range is as long as the longest context, which costs nothing; chunks appear behind it as the
+sequence grows.  A shared prefix is the same chunk mapped in two ranges.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from ellm.core.layers import KvArena, KvTable
+from ellm.core.units import ceil_div
+from ellm.kv.geometry import KvGeometry
+from ellm.memory.pool import ChunkPool
+from ellm.memory.virtual import VirtualTensor
+
+
+@dataclass(slots=True, eq=False)
+class ContiguousHolding:
+    """A slot, its ranges (one a group), and the tokens they have chunks for."""
+
+    slot: int
+    ranges: list[VirtualTensor]
+    tokens: int = 0
+
+
+class ContiguousStore:
+    """Holdings of `geometry` for at most `slots` sequences of at most `max_tokens` tokens."""
+
+    def __init__(
+        self, pool: ChunkPool, geometry: KvGeometry, max_tokens: int, slots: int, owner: str = "kv"
+    ) -> None:
+        self._pool = pool
+        self._geometry = geometry
+        self._owner = owner
+        self._range_bytes = geometry.range_bytes(max_tokens, pool.chunk_bytes)
+        self._range_slots = self._range_bytes // pool.chunk_bytes
+        self._span = pool.driver.reserve(slots * geometry.groups * self._range_slots)
+        self._free = list(range(slots))
+        self._ranges: dict[int, list[VirtualTensor]] = {}
+        self._open: dict[int, ContiguousHolding] = {}
+        group_rows = self._range_bytes // geometry.row_bytes
+        self._slot_rows = group_rows * geometry.groups
+        self._arena = KvArena(
+            address=self._span.address,
+            rows=slots * self._slot_rows,
+            row_bytes=geometry.row_bytes,
+            group_rows=group_rows,
+            layers_per_group=geometry.layers_per_group,
+            layer=geometry.layer,
+        )
+
+    @property
+    def arena(self) -> KvArena:
+        return self._arena
+
+    def open(self) -> ContiguousHolding | None:
+        if not self._free:
+            return None
+        slot = heapq.heappop(self._free)
+        holding = ContiguousHolding(slot, self._slot_ranges(slot))
+        self._open[slot] = holding
+        return holding
+
+    def _slot_ranges(self, slot: int) -> list[VirtualTensor]:
+        if slot not in self._ranges:
+            groups, width = self._geometry.groups, self._range_slots
+            firsts = [(slot * groups + group) * width for group in range(groups)]
+            self._ranges[slot] = [
+                VirtualTensor(self._pool, self._owner, self._span, first, width)
+                for first in firsts
+            ]
+        return self._ranges[slot]
+
+    def missing(self, holding: ContiguousHolding, tokens: int) -> int:
+        # Ranges of a holding always grow together, so one speaks for all.
+        size = tokens * self._geometry.row_bytes
+        return len(holding.ranges) * holding.ranges[0].missing(0, size)
+
+    def extend(self, holding: ContiguousHolding, tokens: int) -> bool:
+        if tokens <= holding.tokens:
+            return True
+        if self.missing(holding, tokens) > self._pool.available(self._owner):
+            return False
+        size = tokens * self._geometry.row_bytes
+        for tensor in holding.ranges:
+            grown = tensor.grow(size)
+            assert grown, f"pool promised room for {size} bytes: {self._pool.snapshot()}"
+        holding.tokens = tokens
+        return True
+
+    def missing_for_fork(self, holding: ContiguousHolding, tokens: int) -> int:
+        partial = tokens * self._geometry.row_bytes % self._pool.chunk_bytes
+        return self._geometry.groups if partial else 0
+
+    def fork(self, holding: ContiguousHolding, tokens: int) -> ContiguousHolding | None:
+        assert tokens <= holding.tokens, (tokens, holding.tokens)
+        if self.missing_for_fork(holding, tokens) > self._pool.available(self._owner):
+            return None
+        child = self.open()
+        if child is None:
+            return None
+        end = tokens * self._geometry.row_bytes
+        whole = end // self._pool.chunk_bytes
+        edge = whole * self._pool.chunk_bytes
+        for source, target in zip(holding.ranges, child.ranges, strict=True):
+            target.share(source, whole)
+            if edge < end:
+                grown = target.cover(edge, end)
+                assert grown, f"pool promised a chunk: {self._pool.snapshot()}"
+                self._pool.driver.copy(target.address + edge, source.address + edge, end - edge)
+        child.tokens = tokens
+        return child
+
+    def close(self, holding: ContiguousHolding) -> None:
+        for tensor in holding.ranges:
+            tensor.clear()
+        del self._open[holding.slot]
+        heapq.heappush(self._free, holding.slot)
+
+    def table(self, holding: ContiguousHolding) -> KvTable:
+        return KvTable((holding.slot * self._slot_rows,), self._arena.group_rows)
+
+    def tokens(self, holding: ContiguousHolding) -> int:
+        return holding.tokens
+
+    def wasted_bytes(self) -> int:
+        row_bytes, chunk_bytes = self._geometry.row_bytes, self._pool.chunk_bytes
+        return sum(
+            tensor.mapped * chunk_bytes - holding.tokens * row_bytes
+            for holding in self._open.values()
+            for tensor in holding.ranges
+        )
+
+    def chunks_alone(self, tokens: int) -> int:
+        return self._geometry.contiguous_chunks(tokens, self._pool.chunk_bytes)
+
+    def check(self) -> None:
+        assert len(self._free) + len(self._open) == self._arena.rows // self._slot_rows
+        for holding in self._open.values():
+            chunks = ceil_div(holding.tokens * self._geometry.row_bytes, self._pool.chunk_bytes)
+            for tensor in holding.ranges:
+                tensor.check()
+                assert tensor.mapped == chunks, (holding.slot, tensor.mapped, chunks)

@@ -1,0 +1,62 @@
+"""How the layers of a model are laid side by side in the arena."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ellm.core.layers import LayerSpec
+from ellm.core.units import MIB, ceil_div, round_up
+
+# A sequence of one token pins one chunk per group.  One mebibyte is small beside any model, and
+# still leaves small models on small chunks one layer a group, the kindest order for a cache line.
+MOST_PINNED_BYTES = MIB
+
+
+@dataclass(frozen=True, slots=True)
+class KvGeometry:
+    """Rows of `row_bytes`, in `groups` groups of `layers_per_group` layers (core/layers.py)."""
+
+    layer: LayerSpec
+    num_layers: int
+    layers_per_group: int
+
+    @property
+    def groups(self) -> int:
+        return self.num_layers // self.layers_per_group
+
+    @property
+    def row_bytes(self) -> int:
+        return self.layers_per_group * self.layer.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """KV bytes of one token over all layers."""
+        return self.num_layers * self.layer.token_bytes
+
+    def range_bytes(self, tokens: int, chunk_bytes: int) -> int:
+        """Address room for one group of one sequence: whole chunks, and whole rows."""
+        return round_up(tokens * self.row_bytes, math.lcm(chunk_bytes, self.row_bytes))
+
+    def contiguous_chunks(self, tokens: int, chunk_bytes: int) -> int:
+        """Chunks that one contiguous sequence of `tokens` holds."""
+        return self.groups * ceil_div(tokens * self.row_bytes, chunk_bytes)
+
+
+def choose_geometry(
+    layers: Sequence[LayerSpec], chunk_bytes: int, most_pinned: int = MOST_PINNED_BYTES
+) -> KvGeometry:
+    """The fewest layers a group such that a short sequence pins at most `most_pinned` bytes.
+
+    With more than `most_pinned` in a single chunk, all layers share one group.
+    """
+    first = layers[0]
+    same = all((s.kv_heads, s.head_dim, s.itemsize) == (first.kv_heads, first.head_dim, first.itemsize) for s in layers)  # fmt: skip
+    assert same, f"layers keep KV of different shapes: {sorted({str(s) for s in layers})}"
+    count = len(layers)
+    divisors = [d for d in range(1, count + 1) if count % d == 0]
+    for per_group in divisors:
+        if (count // per_group) * chunk_bytes <= most_pinned:
+            return KvGeometry(first, count, per_group)
+    return KvGeometry(first, count, count)

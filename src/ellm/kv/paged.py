@@ -1,0 +1,136 @@
+"""Every sequence as a list of pages (PagedAttention, arXiv 2309.06180).
+
+A page holds `block_size` tokens of every layer, one group after another:
+
+    page     group 0: rows of block_size tokens │ group 1: rows … │ …
+
+so that the arena's address arithmetic (core/layers.py) is the same as for the contiguous layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ellm.core.layers import KvArena, KvTable
+from ellm.core.units import ceil_div
+from ellm.kv.geometry import KvGeometry
+from ellm.kv.pages import PageAllocator
+from ellm.memory.pool import ChunkPool
+
+
+@dataclass(slots=True, eq=False)
+class PagedHolding:
+    """Pages in token order.  All but the last are full or will be before the last is used."""
+
+    pages: list[int] = field(default_factory=list)
+    tokens: int = 0
+
+
+class PagedStore:
+    """Holdings of pages of `block_size` tokens, as many as the whole pool could back."""
+
+    def __init__(
+        self, pool: ChunkPool, geometry: KvGeometry, block_size: int, owner: str = "kv"
+    ) -> None:
+        self._pool = pool
+        self._geometry = geometry
+        self._block = block_size
+        page_bytes = block_size * geometry.token_bytes
+        pages = max(1, pool.total * pool.chunk_bytes // page_bytes)
+        self._pages = PageAllocator(pool, page_bytes, pages, owner)
+        self._page_rows = geometry.groups * block_size
+        self._open: set[PagedHolding] = set()
+        self._arena = KvArena(
+            address=self._pages.address,
+            rows=pages * self._page_rows,
+            row_bytes=geometry.row_bytes,
+            group_rows=block_size,
+            layers_per_group=geometry.layers_per_group,
+            layer=geometry.layer,
+        )
+
+    @property
+    def arena(self) -> KvArena:
+        return self._arena
+
+    def open(self) -> PagedHolding | None:
+        holding = PagedHolding()
+        self._open.add(holding)
+        return holding
+
+    def _pages_for(self, holding: PagedHolding, tokens: int) -> int:
+        return max(0, ceil_div(tokens, self._block) - len(holding.pages))
+
+    def missing(self, holding: PagedHolding, tokens: int) -> int:
+        chunks = self._pages.missing(self._pages_for(holding, tokens))
+        # More pages than exist need more chunks than exist.
+        return self._pool.total + 1 if chunks is None else chunks
+
+    def extend(self, holding: PagedHolding, tokens: int) -> bool:
+        if tokens <= holding.tokens:
+            return True
+        pages = self._pages.take(self._pages_for(holding, tokens))
+        if pages is None:
+            return False
+        holding.pages += pages
+        holding.tokens = tokens
+        return True
+
+    def missing_for_fork(self, holding: PagedHolding, tokens: int) -> int:
+        if tokens % self._block == 0:
+            return 0
+        chunks = self._pages.missing(1)
+        return self._pool.total + 1 if chunks is None else chunks
+
+    def fork(self, holding: PagedHolding, tokens: int) -> PagedHolding | None:
+        assert tokens <= holding.tokens, (tokens, holding.tokens)
+        whole, rest = divmod(tokens, self._block)
+        tail = self._pages.take(1) if rest else []
+        if tail is None:
+            return None
+        shared = holding.pages[:whole]
+        self._pages.retain(shared)
+        if tail:
+            self._copy_rows(holding.pages[whole], tail[0], rest)
+        child = PagedHolding(shared + tail, tokens)
+        self._open.add(child)
+        return child
+
+    def _copy_rows(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first `tokens` tokens of a page, group by group."""
+        base, size = self._pages.address, self._pages.page_bytes
+        group_bytes = self._block * self._geometry.row_bytes
+        for group in range(self._geometry.groups):
+            offset = group * group_bytes
+            self._pool.driver.copy(
+                base + target * size + offset,
+                base + source * size + offset,
+                tokens * self._geometry.row_bytes,
+            )
+
+    def close(self, holding: PagedHolding) -> None:
+        self._open.remove(holding)
+        self._pages.drop(holding.pages)
+
+    def table(self, holding: PagedHolding) -> KvTable:
+        starts = tuple(page * self._page_rows for page in holding.pages)
+        return KvTable(starts, self._block)
+
+    def tokens(self, holding: PagedHolding) -> int:
+        return holding.tokens
+
+    def wasted_bytes(self) -> int:
+        mapped = self._pages.mapped_chunks * self._pool.chunk_bytes
+        tails = sum(len(h.pages) * self._block - h.tokens for h in self._open)
+        return mapped - self._pages.used * self._pages.page_bytes + tails * self._geometry.token_bytes
+
+    def chunks_alone(self, tokens: int) -> int:
+        pages = ceil_div(tokens, self._block)
+        return ceil_div(pages * self._pages.page_bytes, self._pool.chunk_bytes)
+
+    def check(self) -> None:
+        self._pages.check()
+        held = {page for holding in self._open for page in holding.pages}
+        assert len(held) == self._pages.used, (len(held), self._pages.used)
+        for holding in self._open:
+            assert len(holding.pages) == ceil_div(holding.tokens, self._block)
