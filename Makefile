@@ -1,0 +1,49 @@
+# make help        what can be done here
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first interpreter that is new enough; PYTHON=/path/to/python overrides it.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: help install serve test test-null check format bench
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
+
+install: $(STAMP)  ## a virtual environment in .venv with everything in it
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: eLLM needs Python 3.11 or newer; name one with PYTHON=" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+serve: $(STAMP)  ## serve the bundled model on 127.0.0.1:8000 (HOST= and PORT= change it)
+	@exec $(BIN)/ellm serve --host $(HOST) --port $(PORT)
+
+test: $(STAMP)  ## every tier: null, cpu, gpu (skipped where there is none), e2e
+	$(BIN)/python -m pytest $(wildcard tests/null tests/cpu tests/gpu tests/e2e)
+
+test-null: $(STAMP)  ## the tier that needs no tensor library, in seconds
+	$(BIN)/python -m pytest tests/null
+
+check: $(STAMP)  ## format, lint, types, import contracts, size budget
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/size_budget.py
+
+format: $(STAMP)  ## rewrite the sources in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## eLLM beside transformers on this machine, and the figure
+	$(BIN)/python benchmarks/engine/run.py
+	$(BIN)/python benchmarks/engine/plot.py
