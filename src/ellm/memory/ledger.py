@@ -64,13 +64,17 @@ class Ledger:
 
     def available(self, owner: str) -> int:
         """Most chunks that `owner` could take now."""
-        room, ceiling = self.free, self.total
-        for name, account in self._accounts.items():
-            if name != owner:
-                room -= max(0, account.floor - account.held)
-            elif account.ceiling is not None:
-                ceiling = account.ceiling - account.held
-        return max(0, min(room, ceiling))
+        return self._room(owner, self.free - self._unmet(owner))
+
+    def attainable(self, owner: str) -> int:
+        """Most chunks that `owner` could take if every other gave back all above its floor."""
+        others = sum(a.floor for name, a in self._accounts.items() if name != owner)
+        return self._room(owner, self.total - others - self.held(owner))
+
+    def spare(self, owner: str) -> int:
+        """Chunks `owner` holds above its floor."""
+        account = self._accounts.get(owner)
+        return 0 if account is None else max(0, account.held - account.floor)
 
     def charge(self, owner: str, count: int) -> None:
         """`owner` took `count` chunks, which were available to it."""
@@ -90,6 +94,21 @@ class Ledger:
         assert held == self._held, (held, self._held)
         assert 0 <= held <= self.total, (held, self.total)
         assert all(account.held >= 0 for account in self._accounts.values()), self._accounts
+
+    def _unmet(self, owner: str) -> int:
+        """Chunks that owners other than `owner` lack to reach their floors."""
+        return sum(
+            max(0, account.floor - account.held)
+            for name, account in self._accounts.items()
+            if name != owner
+        )
+
+    def _room(self, owner: str, room: int) -> int:
+        """`room`, cut to what the ceiling of `owner` leaves, and never negative."""
+        account = self._accounts.get(owner)
+        if account is not None and account.ceiling is not None:
+            room = min(room, account.ceiling - account.held)
+        return max(0, room)
 
     def _account(self, owner: str) -> Account:
         return self._accounts.setdefault(owner, Account())

@@ -207,7 +207,7 @@ class HostDriver:
             span.address + slot * size,
             (stop - start) * size,
             linux.PROT_READ_WRITE,
-            linux.MAP_SHARED | linux.MAP_FIXED,
+            linux.MAP_SHARED | linux.MAP_FIXED | linux.MAP_POPULATE,
             self._file,
             start * size,
         )
