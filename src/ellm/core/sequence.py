@@ -70,6 +70,11 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt)
 
     @property
+    def wants_scores(self) -> bool:
+        """Whether the prompt's log-probabilities are asked for (of choice 0 alone)."""
+        return self.index == 0 and self.request.params.prompt_logprobs is not None
+
+    @property
     def order(self) -> tuple[int, int]:
         """Sort key of first come, first served within a priority (lower is sooner)."""
         return (self.request.priority, self.seq_id)

@@ -74,25 +74,25 @@ class ContiguousStore:
             groups, width = self._geometry.groups, self._range_slots
             firsts = [(slot * groups + group) * width for group in range(groups)]
             self._ranges[slot] = [
-                VirtualTensor(self._pool, self._owner, self._span, first, width)
-                for first in firsts
+                VirtualTensor(self._pool, self._owner, self._span, first, width) for first in firsts
             ]
         return self._ranges[slot]
 
     def missing(self, holding: ContiguousHolding, tokens: int) -> int:
         # Ranges of a holding always grow together, so one speaks for all.
         size = tokens * self._geometry.row_bytes
-        return len(holding.ranges) * holding.ranges[0].missing(0, size)
+        return self._geometry.groups * holding.ranges[0].missing(0, size)
 
     def extend(self, holding: ContiguousHolding, tokens: int) -> bool:
         if tokens <= holding.tokens:
             return True
         if self.missing(holding, tokens) > self._pool.available(self._owner):
             return False
-        size = tokens * self._geometry.row_bytes
-        for tensor in holding.ranges:
-            grown = tensor.grow(size)
-            assert grown, f"pool promised room for {size} bytes: {self._pool.snapshot()}"
+        if not all(r.grow(tokens * self._geometry.row_bytes) for r in holding.ranges):
+            # The machine had less than the budget said.
+            for tensor in holding.ranges:
+                tensor.shrink(holding.tokens * self._geometry.row_bytes)
+            return False
         holding.tokens = tokens
         return True
 
@@ -112,9 +112,10 @@ class ContiguousStore:
         edge = whole * self._pool.chunk_bytes
         for source, target in zip(holding.ranges, child.ranges, strict=True):
             target.share(source, whole)
+            if not target.cover(edge, end):
+                self.close(child)
+                return None
             if edge < end:
-                grown = target.cover(edge, end)
-                assert grown, f"pool promised a chunk: {self._pool.snapshot()}"
                 self._pool.driver.copy(target.address + edge, source.address + edge, end - edge)
         child.tokens = tokens
         return child
@@ -127,6 +128,9 @@ class ContiguousStore:
 
     def table(self, holding: ContiguousHolding) -> KvTable:
         return KvTable((holding.slot * self._slot_rows,), self._arena.group_rows)
+
+    def gathers(self, tokens: int) -> bool:
+        return False
 
     def tokens(self, holding: ContiguousHolding) -> int:
         return holding.tokens

@@ -52,8 +52,8 @@ def choose_geometry(
     With more than `most_pinned` in a single chunk, all layers share one group.
     """
     first = layers[0]
-    same = all((s.kv_heads, s.head_dim, s.itemsize) == (first.kv_heads, first.head_dim, first.itemsize) for s in layers)  # fmt: skip
-    assert same, f"layers keep KV of different shapes: {sorted({str(s) for s in layers})}"
+    shapes = {(spec.kv_heads, spec.head_dim, spec.itemsize) for spec in layers}
+    assert len(shapes) == 1, f"layers keep KV of different shapes: {shapes}"
     count = len(layers)
     divisors = [d for d in range(1, count + 1) if count % d == 0]
     for per_group in divisors:

@@ -43,6 +43,10 @@ class KvManager(Generic[Holding]):
     def arena(self) -> KvArena:
         return self._store.arena
 
+    def gathers(self, tokens: int) -> bool:
+        """Whether KV of that many tokens may lie in more than one run of rows."""
+        return self._store.gathers(tokens)
+
     def reserve(self, seq_id: int, tokens: int, activation_bytes: int) -> KvTable | None:
         """Rows for `tokens` tokens of `seq_id` in all, while a workspace of `activation_bytes`
         can be had too.  On None nothing has changed for any running sequence.
@@ -96,12 +100,15 @@ class KvManager(Generic[Holding]):
             self._workspace.shrink(activation_bytes)
         return fits()
 
-    def share(self, parent_id: int, child_id: int, tokens: int) -> bool:
-        """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`."""
+    def share(self, parent_id: int, child_id: int, tokens: int, activation_bytes: int) -> bool:
+        """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`.
+
+        False when that would leave less than a workspace of `activation_bytes`.
+        """
         parent = self._held.get(parent_id) or self._kept.get(parent_id)
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
-        if not self._make_room(self._store.missing_for_fork(parent, tokens), 0):
+        if not self._make_room(self._store.missing_for_fork(parent, tokens), activation_bytes):
             return False
         child = self._store.fork(parent, tokens)
         if child is None:
@@ -109,7 +116,7 @@ class KvManager(Generic[Holding]):
         self._held[child_id] = child
         return True
 
-    def adopt(self, seq_id: int, tokens: Sequence[int]) -> int:
+    def adopt(self, seq_id: int, tokens: Sequence[int], activation_bytes: int) -> int:
         """Give `seq_id`, which holds nothing, the longest known beginning of `tokens`.
 
         Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short, and
@@ -123,7 +130,7 @@ class KvManager(Generic[Holding]):
         holder, count = match
         if holder in self._kept:
             self._kept.move_to_end(holder)
-        return count if self.share(holder, seq_id, count) else 0
+        return count if self.share(holder, seq_id, count, activation_bytes) else 0
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int) -> None:
         """The first `computed` of `tokens` now have KV that others may share."""

@@ -116,13 +116,18 @@ class PagedStore:
         starts = tuple(page * self._page_rows for page in holding.pages)
         return KvTable(starts, self._block)
 
+    def gathers(self, tokens: int) -> bool:
+        return tokens > self._block
+
     def tokens(self, holding: PagedHolding) -> int:
         return holding.tokens
 
     def wasted_bytes(self) -> int:
         mapped = self._pages.mapped_chunks * self._pool.chunk_bytes
         tails = sum(len(h.pages) * self._block - h.tokens for h in self._open)
-        return mapped - self._pages.used * self._pages.page_bytes + tails * self._geometry.token_bytes
+        return (
+            mapped - self._pages.used * self._pages.page_bytes + tails * self._geometry.token_bytes
+        )
 
     def chunks_alone(self, tokens: int) -> int:
         pages = ceil_div(tokens, self._block)

@@ -49,6 +49,10 @@ class KvStore(Protocol, Generic[Holding]):
 
     def table(self, holding: Holding) -> KvTable: ...
 
+    def gathers(self, tokens: int) -> bool:
+        """Whether that many tokens may lie in more than one run of rows."""
+        ...
+
     def tokens(self, holding: Holding) -> int:
         """Tokens the holding has rows for."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from ellm.obs.histogram import Histogram
 
@@ -31,10 +31,6 @@ TOKENS = (
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
 
 
-def _histogram(bounds: tuple[float, ...]) -> Any:
-    return field(default_factory=lambda: Histogram(bounds))
-
-
 @dataclass(slots=True)
 class EngineStats:
     """Totals since start.  Times are seconds."""
@@ -47,16 +43,16 @@ class EngineStats:
     preemptions: int = 0
     rejections: int = 0
     finished: Counter[str] = field(default_factory=Counter)
-    time_to_first_token: Histogram = _histogram(TTFT)
-    inter_token_latency: Histogram = _histogram(ITL)
-    time_per_output_token: Histogram = _histogram(ITL)
-    e2e_latency: Histogram = _histogram(LATENCY)
-    queue_time: Histogram = _histogram(LATENCY)
-    prefill_time: Histogram = _histogram(LATENCY)
-    decode_time: Histogram = _histogram(LATENCY)
-    request_prompt_tokens: Histogram = _histogram(TOKENS)
-    request_generation_tokens: Histogram = _histogram(TOKENS)
-    request_n: Histogram = _histogram(COUNTS)
-    request_preemptions: Histogram = _histogram(COUNTS)
-    iteration_tokens: Histogram = _histogram(TOKENS)
-    step_time: Histogram = _histogram(ITL)
+    time_to_first_token: Histogram = field(default_factory=partial(Histogram, TTFT))
+    inter_token_latency: Histogram = field(default_factory=partial(Histogram, ITL))
+    time_per_output_token: Histogram = field(default_factory=partial(Histogram, ITL))
+    e2e_latency: Histogram = field(default_factory=partial(Histogram, LATENCY))
+    queue_time: Histogram = field(default_factory=partial(Histogram, LATENCY))
+    prefill_time: Histogram = field(default_factory=partial(Histogram, LATENCY))
+    decode_time: Histogram = field(default_factory=partial(Histogram, LATENCY))
+    request_prompt_tokens: Histogram = field(default_factory=partial(Histogram, TOKENS))
+    request_generation_tokens: Histogram = field(default_factory=partial(Histogram, TOKENS))
+    request_n: Histogram = field(default_factory=partial(Histogram, COUNTS))
+    request_preemptions: Histogram = field(default_factory=partial(Histogram, COUNTS))
+    iteration_tokens: Histogram = field(default_factory=partial(Histogram, TOKENS))
+    step_time: Histogram = field(default_factory=partial(Histogram, ITL))

@@ -1,0 +1,217 @@
+"""The loop: plan, execute, commit.
+
+    step    plan      the scheduler grants tokens, KV rows and a workspace, all or none
+            execute   the executor computes them
+            commit    tokens are appended, prefixes published, the finished freed
+
+One thread calls this.  Nothing here knows what a tensor is.
+"""
+
+from __future__ import annotations
+
+import random
+from itertools import count
+
+from ellm.core.clock import Clock
+from ellm.core.config import SchedulerConfig
+from ellm.core.errors import ContextOverflow, QueueFull
+from ellm.core.executor import Executor
+from ellm.core.output import SequenceOutput
+from ellm.core.plan import SequenceStep, StepPlan
+from ellm.core.request import Request
+from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
+from ellm.core.sequence import FinishReason, Sequence
+from ellm.engine.assembly import EngineMemory
+from ellm.engine.finish import finish_reason
+from ellm.engine.fit import require_context
+from ellm.engine.recorder import Recorder
+from ellm.obs.snapshot import EngineSnapshot
+from ellm.obs.stats import EngineStats
+from ellm.scheduling.scheduler import Scheduler
+
+SEED_BITS = 63
+
+
+class Engine:
+    """Requests in, tokens out, over one memory and one executor.
+
+    Raises BudgetError when the longest context cannot fit the memory.  `seed` decides the seeds
+    of requests that bring none.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        memory: EngineMemory,
+        executor: Executor,
+        clock: Clock,
+        seed: int = 0,
+    ) -> None:
+        require_context(memory, executor.activation_bytes, config.max_model_len)
+        self.config = config
+        self.clock = clock
+        self.stats = EngineStats()
+        self._memory = memory
+        self._executor = executor
+        self._scheduler = Scheduler(config, memory.kv, executor.activation_bytes)
+        self._recorder = Recorder(self.stats, clock)
+        self._random = random.Random(seed)
+        self._ids = count()
+        self._requests: dict[str, list[Sequence]] = {}
+        self._sequences: dict[int, Sequence] = {}
+        self._news: list[SequenceOutput] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to run or to report."""
+        return bool(self._sequences) or bool(self._news)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    def check_request(self, request: Request, queued: int = 0) -> None:
+        """Raise ContextOverflow or QueueFull if `submit` would; `queued` are on their way in."""
+        if request.max_length > self.config.max_model_len:
+            raise ContextOverflow(
+                f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate make "
+                f"{request.max_length}, above the context of {self.config.max_model_len} tokens",
+                "max_tokens",
+            )
+        limit = self.config.max_num_queued_reqs
+        # A request that can start at once does not queue.
+        idle = max(0, self.config.max_num_seqs - len(self._scheduler.running))
+        if limit is not None and self.num_waiting + queued >= limit + idle:
+            self.stats.rejections += 1
+            raise QueueFull(f"{self.num_waiting + queued} requests wait already; try again later")
+
+    def submit(self, request: Request) -> None:
+        """Queue a request.  Raises ContextOverflow or QueueFull, changing nothing."""
+        assert request.request_id not in self._requests, request.request_id
+        self.check_request(request)
+        self.enqueue(request)
+
+    def enqueue(self, request: Request) -> None:
+        """Queue a request that `check_request` has let in."""
+        seed = request.params.seed
+        seed = self._random.getrandbits(SEED_BITS) if seed is None else seed
+        sequences: list[Sequence] = []
+        for index in range(request.params.n):
+            parent = sequences[0] if sequences else None
+            sequence = Sequence(next(self._ids), request, index, seed + index, parent)
+            sequences.append(sequence)
+            self._sequences[sequence.seq_id] = sequence
+            self._scheduler.add(sequence)
+        self._requests[request.request_id] = sequences
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one choice of it.  Its memory is free on return.
+
+        An unknown or finished one is ignored.  The next `step` reports the end.
+        """
+        for sequence in list(self._requests.get(request_id, ())):
+            if index is None or sequence.index == index:
+                self._end(sequence, FinishReason.ABORT)
+                self._news.append(_news(sequence))
+
+    def step(self) -> list[SequenceOutput]:
+        """Run one step if anything can run, and report what happened since the last call."""
+        news, self._news = self._news, []
+        plan = self._scheduler.schedule()
+        if plan is None:
+            return news
+        started = self.clock.now()
+        self._recorder.planned(self._planned(plan))
+        result = self._execute(plan)
+        news += self._commit(plan, result)
+        self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
+        return news
+
+    def _planned(self, plan: StepPlan) -> list[Sequence]:
+        return [self._sequences[step.seq_id] for step in plan.steps]
+
+    def _execute(self, plan: StepPlan) -> StepResult:
+        need = self._executor.activation_bytes(plan.shape)
+        inflated = self._memory.workspace.grow(need)
+        assert inflated, f"the plan promised {need} bytes: {self._memory.pool.snapshot()}"
+        return self._executor.execute(plan)
+
+    def _commit(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
+        now = self.clock.now()
+        pairs = zip(plan.steps, result.sequences, strict=True)
+        outputs = [self._commit_one(step, answer, now) for step, answer in pairs]
+        return [output for output in outputs if output is not None]
+
+    def _commit_one(
+        self, step: SequenceStep, answer: SequenceResult, now: float
+    ) -> SequenceOutput | None:
+        assert step.seq_id == answer.seq_id, (step.seq_id, answer.seq_id)
+        sequence = self._sequences[step.seq_id]
+        # Scores reported before a preemption are computed again, and dropped.
+        known = max(0, sequence.prompt_scored - sequence.computed)
+        scores = answer.scores[known:]
+        sequence.prompt_scored += len(scores)
+        sequence.computed = step.length
+        self._memory.kv.publish(sequence.seq_id, sequence.tokens, sequence.computed)
+        if answer.token is None:
+            return _news(sequence, answer, scores) if scores else None
+        sequence.tokens.append(answer.token)
+        self._recorder.token(sequence, now)
+        reason = finish_reason(sequence)
+        if reason is not None:
+            self._end(sequence, reason)
+        return _news(sequence, answer, scores)
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Take a sequence out and free its memory."""
+        sequence.finish_reason = reason
+        self._scheduler.remove(sequence, keep_prefix=reason is not FinishReason.ABORT)
+        self._recorder.finished(sequence)
+        del self._sequences[sequence.seq_id]
+        siblings = self._requests[sequence.request.request_id]
+        siblings.remove(sequence)
+        if not siblings:
+            del self._requests[sequence.request.request_id]
+
+    def rest(self) -> int:
+        """Give idle memory back to the machine; how many bytes.  For when there is no work."""
+        self._memory.workspace.clear()
+        released = self._memory.pool.trim()
+        self._memory.kv.check()
+        return released
+
+    def check(self) -> None:
+        """Assert that the books balance."""
+        self._memory.kv.check()
+        self._memory.workspace.check()
+
+    def snapshot(self) -> EngineSnapshot:
+        kv = self._memory.kv
+        return EngineSnapshot(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            kv_usage=kv.usage,
+            kv_waste=kv.waste,
+            memory=self._memory.pool.snapshot(),
+        )
+
+    def close(self) -> None:
+        """Release all memory at once.  The engine is of no use afterwards."""
+        self._memory.pool.driver.close()
+
+
+def _news(
+    sequence: Sequence,
+    answer: SequenceResult | None = None,
+    scores: tuple[TokenLogprobs, ...] = (),
+) -> SequenceOutput:
+    """What just happened to `sequence`, its end included."""
+    return SequenceOutput(
+        request_id=sequence.request.request_id,
+        index=sequence.index,
+        token=answer.token if answer else None,
+        logprobs=answer.logprobs if answer else None,
+        scores=scores,
+        finish_reason=sequence.finish_reason,
+        cached_tokens=sequence.cached,
+    )

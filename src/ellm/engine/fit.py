@@ -1,0 +1,61 @@
+"""Whether a context fits the budget, said before anything is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ellm.core.errors import BudgetError
+from ellm.core.plan import StepShape
+from ellm.core.units import format_bytes
+from ellm.engine.assembly import EngineMemory
+from ellm.scheduling.scheduler import SMALLEST_CHUNK
+
+
+def smallest_step(context: int) -> StepShape:
+    """The most modest step in which a sequence of `context` tokens can still advance."""
+    chunk = min(SMALLEST_CHUNK, context)
+    return StepShape(
+        tokens=chunk,
+        logit_rows=chunk + 1,
+        longest_query=chunk,
+        longest_kv=context,
+        gathers=True,
+    )
+
+
+def context_fits(
+    memory: EngineMemory, activation_bytes: Callable[[StepShape], int], context: int
+) -> bool:
+    """Whether one sequence of `context` tokens can run when it has the pool to itself."""
+    return memory.kv.fits_alone(context, activation_bytes(smallest_step(context)))
+
+
+def longest_context(
+    memory: EngineMemory, activation_bytes: Callable[[StepShape], int], most: int
+) -> int:
+    """The longest context up to `most` that fits; 0 if none does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if context_fits(memory, activation_bytes, middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def require_context(
+    memory: EngineMemory, activation_bytes: Callable[[StepShape], int], context: int
+) -> None:
+    """Raise BudgetError, with numbers and the remedy, if `context` does not fit."""
+    if context_fits(memory, activation_bytes, context):
+        return
+    pool = memory.pool
+    longest = longest_context(memory, activation_bytes, context)
+    room = format_bytes(pool.free * pool.chunk_bytes)
+    total = format_bytes(pool.total * pool.chunk_bytes)
+    remedy = f"set --max-model-len {longest} or less, or " if longest else ""
+    raise BudgetError(
+        f"a context of {context} tokens does not fit: {room} of the {total} budget is left for "
+        f"KV and activations, enough for {longest} tokens; {remedy}raise --memory"
+    )

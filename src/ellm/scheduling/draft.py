@@ -1,0 +1,75 @@
+"""A step being put together."""
+
+from __future__ import annotations
+
+from ellm.core.layers import KvTable
+from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
+from ellm.core.sequence import Sequence
+
+
+class Draft:
+    """Sequences granted so far, and the shape they add up to."""
+
+    def __init__(self, token_budget: int) -> None:
+        self.left = token_budget
+        self.shape = StepShape()
+        self._steps: list[SequenceStep] = []
+        self._members: set[int] = set()
+
+    def __contains__(self, sequence: Sequence) -> bool:
+        return sequence.seq_id in self._members
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def shape_with(self, sequence: Sequence, count: int, gathers: bool) -> StepShape:
+        """The step's shape if `sequence` computed `count` tokens in it."""
+        rows = len(_targets(sequence, count)) + (count == sequence.uncomputed)
+        return self.shape.with_sequence(count, sequence.computed + count, rows, gathers)
+
+    def add(self, sequence: Sequence, count: int, table: KvTable, shape: StepShape) -> None:
+        """Let `sequence` compute its next `count` tokens over the rows of `table`."""
+        start = sequence.computed
+        params = sequence.request.params
+        self._steps.append(
+            SequenceStep(
+                seq_id=sequence.seq_id,
+                tokens=sequence.tokens[start : start + count],
+                start=start,
+                kv=table,
+                task=_task(sequence) if count == sequence.uncomputed else None,
+                targets=_targets(sequence, count),
+                target_logprobs=params.prompt_logprobs or 0,
+            )
+        )
+        self._members.add(sequence.seq_id)
+        self.shape = shape
+        self.left -= count
+
+    def plan(self) -> StepPlan | None:
+        """The finished plan; None if nothing can run."""
+        return StepPlan(tuple(self._steps), self.shape) if self._steps else None
+
+
+def _targets(sequence: Sequence, count: int) -> list[int]:
+    """Prompt tokens that follow the next `count` computed ones, when their scores are wanted."""
+    prompt = sequence.request.prompt
+    stop = min(sequence.computed + count, len(prompt) - 1)
+    if not sequence.wants_scores or stop <= sequence.prompt_scored:
+        return []
+    return list(prompt[sequence.computed + 1 : stop + 1])
+
+
+def _task(sequence: Sequence) -> SamplingTask:
+    request = sequence.request
+    params = request.params
+    banned: list[int] = []
+    if sequence.num_output < params.min_tokens:
+        banned = sorted({*request.end_token_ids, *(params.stop_token_ids or ())})
+    return SamplingTask(
+        params=params,
+        prompt=request.prompt,
+        output=sequence.tokens[sequence.num_prompt :],
+        seed=sequence.seed,
+        banned=banned,
+    )
