@@ -24,11 +24,12 @@ from ellm.memory.virtual import VirtualTensor
 
 @dataclass(slots=True, eq=False)
 class ContiguousHolding:
-    """A slot, its ranges (one a group), and the tokens they have chunks for."""
+    """A slot and its ranges, one a group: `tokens` asked for, `room` tokens' chunks mapped."""
 
     slot: int
     ranges: list[VirtualTensor]
     tokens: int = 0
+    room: int = 0
 
 
 class ContiguousStore:
@@ -40,6 +41,8 @@ class ContiguousStore:
         self._pool = pool
         self._geometry = geometry
         self._owner = owner
+        self._row_bytes = geometry.row_bytes
+        self._groups = geometry.groups
         self._range_bytes = geometry.range_bytes(max_tokens, pool.chunk_bytes)
         self._range_slots = self._range_bytes // pool.chunk_bytes
         self._span = pool.driver.reserve(slots * geometry.groups * self._range_slots)
@@ -71,34 +74,40 @@ class ContiguousStore:
 
     def _slot_ranges(self, slot: int) -> list[VirtualTensor]:
         if slot not in self._ranges:
-            groups, width = self._geometry.groups, self._range_slots
-            firsts = [(slot * groups + group) * width for group in range(groups)]
+            width = self._range_slots
+            firsts = [(slot * self._groups + group) * width for group in range(self._groups)]
             self._ranges[slot] = [
                 VirtualTensor(self._pool, self._owner, self._span, first, width) for first in firsts
             ]
         return self._ranges[slot]
 
     def missing(self, holding: ContiguousHolding, tokens: int) -> int:
+        if tokens <= holding.room:
+            return 0
         # Ranges of a holding always grow together, so one speaks for all.
-        size = tokens * self._geometry.row_bytes
-        return self._geometry.groups * holding.ranges[0].missing(0, size)
+        return self._groups * holding.ranges[0].missing(0, tokens * self._row_bytes)
 
     def extend(self, holding: ContiguousHolding, tokens: int) -> bool:
-        if tokens <= holding.tokens:
-            return True
-        if self.missing(holding, tokens) > self._pool.available(self._owner):
-            return False
-        if not all(r.grow(tokens * self._geometry.row_bytes) for r in holding.ranges):
-            # The machine had less than the budget said.
-            for tensor in holding.ranges:
-                tensor.shrink(holding.tokens * self._geometry.row_bytes)
-            return False
-        holding.tokens = tokens
+        if tokens > holding.room:
+            if self.missing(holding, tokens) > self._pool.available(self._owner):
+                return False
+            if not all(tensor.grow(tokens * self._row_bytes) for tensor in holding.ranges):
+                # The machine had less than the budget said.
+                for tensor in holding.ranges:
+                    tensor.shrink(holding.room * self._row_bytes)
+                return False
+            holding.room = self._room(tokens)
+        holding.tokens = max(tokens, holding.tokens)
         return True
 
+    def _room(self, tokens: int) -> int:
+        """Tokens for which there are chunks once there are for `tokens`."""
+        chunks = ceil_div(tokens * self._row_bytes, self._pool.chunk_bytes)
+        return chunks * self._pool.chunk_bytes // self._row_bytes
+
     def missing_for_fork(self, holding: ContiguousHolding, tokens: int) -> int:
-        partial = tokens * self._geometry.row_bytes % self._pool.chunk_bytes
-        return self._geometry.groups if partial else 0
+        partial = tokens * self._row_bytes % self._pool.chunk_bytes
+        return self._groups if partial else 0
 
     def fork(self, holding: ContiguousHolding, tokens: int) -> ContiguousHolding | None:
         assert tokens <= holding.tokens, (tokens, holding.tokens)
@@ -107,7 +116,7 @@ class ContiguousStore:
         child = self.open()
         if child is None:
             return None
-        end = tokens * self._geometry.row_bytes
+        end = tokens * self._row_bytes
         whole = end // self._pool.chunk_bytes
         edge = whole * self._pool.chunk_bytes
         for source, target in zip(holding.ranges, child.ranges, strict=True):
@@ -118,6 +127,7 @@ class ContiguousStore:
             if edge < end:
                 self._pool.driver.copy(target.address + edge, source.address + edge, end - edge)
         child.tokens = tokens
+        child.room = self._room(tokens)
         return child
 
     def close(self, holding: ContiguousHolding) -> None:
@@ -136,9 +146,8 @@ class ContiguousStore:
         return holding.tokens
 
     def wasted_bytes(self) -> int:
-        row_bytes, chunk_bytes = self._geometry.row_bytes, self._pool.chunk_bytes
         return sum(
-            tensor.mapped * chunk_bytes - holding.tokens * row_bytes
+            tensor.mapped * self._pool.chunk_bytes - holding.tokens * self._row_bytes
             for holding in self._open.values()
             for tensor in holding.ranges
         )
@@ -149,7 +158,7 @@ class ContiguousStore:
     def check(self) -> None:
         assert len(self._free) + len(self._open) == self._arena.rows // self._slot_rows
         for holding in self._open.values():
-            chunks = ceil_div(holding.tokens * self._geometry.row_bytes, self._pool.chunk_bytes)
+            chunks = ceil_div(holding.tokens * self._row_bytes, self._pool.chunk_bytes)
             for tensor in holding.ranges:
                 tensor.check()
                 assert tensor.mapped == chunks, (holding.slot, tensor.mapped, chunks)
