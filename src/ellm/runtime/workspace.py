@@ -10,37 +10,21 @@ bytes a step will take.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ellm.core.units import round_up
+from ellm.kernels.scratch import Scratch, scope
 from ellm.runtime.views import view
+
+__all__ = ["ALIGNMENT", "Scratch", "Workspace", "WorkspaceCounter", "scope"]
 
 ALIGNMENT = 64
 _MAX_VIEWS = 8192
 
 Shape = tuple[int, ...]
-
-
-class Scratch(Protocol):
-    """Where an op gets its outputs and intermediates."""
-
-    def take(self, shape: Shape, dtype: torch.dtype) -> Tensor:
-        """A contiguous tensor with undefined contents, aligned to 64 bytes."""
-        ...
-
-    def mark(self) -> int:
-        """The present height of the stack, to be given to `release`."""
-        ...
-
-    def release(self, mark: int) -> None:
-        """Forget everything taken since `mark`; those tensors must not be used again."""
-        ...
 
 
 class WorkspaceCounter:
@@ -119,13 +103,3 @@ class Workspace:
     def reset(self) -> None:
         """An empty stack, and a peak that counts from now."""
         self._top = self.peak = 0
-
-
-@contextmanager
-def scope(scratch: Scratch) -> Iterator[Scratch]:
-    """Release on exit whatever is taken inside."""
-    mark = scratch.mark()
-    try:
-        yield scratch
-    finally:
-        scratch.release(mark)

@@ -1,0 +1,159 @@
+"""The op table: what a backend must be able to do.
+
+Every op writes into a given output.  T is the number of tokens in the step, all sequences side by
+side; weights are [out, in], as checkpoints have them.  Tensors are in the model's dtype unless it
+says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ellm.core.layers import KvTable
+from ellm.core.plan import StepShape
+from ellm.kernels.scratch import Scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Dims:
+    """The widths that decide how much room an op needs.
+
+    `windows` are the distinct ones of the layers, None for full attention; `rotary_dim` 0 is none.
+    """
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotary_dim: int
+    windows: tuple[int | None, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Temp:
+    """A backend's intermediates for one step; only the backend that took it looks inside."""
+
+    wide: Tensor
+    narrow: Tensor
+    rotated: Tensor
+    masks: tuple[Tensor, ...]
+    gathered: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One sequence's rows of the step.
+
+    batch rows   [first, first + count)
+    positions    [start, start + count), of which all before `start` are in the arena already
+    """
+
+    first: int
+    count: int
+    start: int
+    table: KvTable
+
+    @property
+    def length(self) -> int:
+        return self.start + self.count
+
+
+@dataclass(frozen=True, slots=True)
+class KvPlanes:
+    """Keys and values of all layers where they lie.
+
+    `layers[i]` is [rows, 2, kv_heads, head_dim], indexed by a table's rows.  Most rows have no
+    memory behind them: only rows of a table may be touched.
+    """
+
+    layers: tuple[Tensor, ...]
+
+
+class Activation(Enum):
+    """The function between the two halves of an MLP, in Hugging Face's names."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_pytorch_tanh"
+    RELU = "relu"
+
+
+class AttentionPlan(Protocol):
+    """One step's attention, prepared once and run for every layer."""
+
+    def run(self, layer: int, queries: Tensor, out: Tensor) -> None:
+        """Causal attention of [T, heads, head_dim] over the layer's keys and values, into `out`.
+
+        The step's own keys and values must have been stored already.
+        """
+        ...
+
+
+class Ops(Protocol):
+    """A backend.  Stateless: what a call needs is in its arguments."""
+
+    def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Temp:
+        """Take the room that the other ops need in a step of this shape.
+
+        Never less for a shape that is larger in any respect.
+        """
+        ...
+
+    def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
+        """Rows `rows` (int64) of `x`: an embedding, or the tokens whose logits are wanted."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, temp: Temp) -> None:
+        """x / rms(x) × weight over the last axis, the mean in float32.  `out` may be `x`."""
+        ...
+
+    def layer_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, temp: Temp
+    ) -> None:
+        """(x - mean) / deviation × weight + bias over the last axis, in float32."""
+        ...
+
+    def add(self, x: Tensor, residual: Tensor) -> None:
+        """residual += x."""
+        ...
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """x @ weight.T + bias."""
+        ...
+
+    def angles(
+        self, positions: Tensor, frequencies: Tensor, scale: float, cos: Tensor, sin: Tensor
+    ) -> None:
+        """Cosine and sine of position × frequency, times `scale`, as [T, 1, 1, rotary_dim / 2].
+
+        Computed in float32: positions is float32 [T], frequencies float32 [rotary_dim / 2].
+        """
+        ...
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
+        """Rotate the first rotary_dim numbers of each head of [T, heads, head_dim], in place.
+
+        Number i of the first half of them is paired with number i of the second.
+        """
+        ...
+
+    def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
+        """Put [T, 2, kv_heads, head_dim] into rows `rows` (int64 [T]) of one layer's planes."""
+        ...
+
+    def plan_attention(
+        self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
+    ) -> AttentionPlan:
+        """Prepare a step; `windows` has an entry for each layer."""
+        ...
+
+    def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
+        """act(x), or act(first half of x) × second half; x may be overwritten."""
+        ...

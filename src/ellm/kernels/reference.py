@@ -1,0 +1,115 @@
+"""Every op in plain PyTorch: the truth that faster backends are tested against.
+
+Runs on any device.  Numerics follow transformers: norms and angles in float32, everything else in
+the model's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ellm.core.plan import StepShape
+from ellm.kernels.attention import SdpaPlan, mask_shape
+from ellm.kernels.ops import Activation, AttentionPlan, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.scratch import Scratch
+
+_aten = torch.ops.aten
+
+
+class ReferenceOps:
+    """kernels.ops.Ops on PyTorch's own kernels."""
+
+    def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Temp:
+        tokens = shape.tokens
+        rotated_heads = dims.heads + dims.kv_heads
+        widest = max(dims.hidden, rotated_heads * dims.head_dim)
+        kv_shape = (shape.longest_kv if shape.gathers else 0, 2, dims.kv_heads, dims.head_dim)
+        return Temp(
+            wide=scratch.take((tokens * widest,), torch.float32),
+            narrow=scratch.take((tokens * rotated_heads,), torch.float32),
+            rotated=scratch.take((tokens, rotated_heads, 2, dims.rotary_dim // 2), dims.dtype),
+            masks=tuple(
+                scratch.take(mask_shape(window, shape), dims.dtype) for window in dims.windows
+            ),
+            gathered=scratch.take(kv_shape, dims.dtype),
+        )
+
+    def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
+        torch.index_select(x, 0, rows, out=out)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, temp: Temp) -> None:
+        wide, narrow = _norm_room(x, temp)
+        wide.copy_(x)
+        _divide_by_rms(wide, narrow, eps)
+        out.copy_(wide).mul_(weight)
+
+    def layer_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, temp: Temp
+    ) -> None:
+        wide, narrow = _norm_room(x, temp)
+        wide.copy_(x)
+        wide.sub_(torch.mean(wide, -1, keepdim=True, out=narrow))
+        _divide_by_rms(wide, narrow, eps)
+        out.copy_(wide.mul_(weight).add_(bias))
+
+    def add(self, x: Tensor, residual: Tensor) -> None:
+        residual.add_(x)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        if bias is None:
+            torch.mm(x, weight.t(), out=out)
+        else:
+            torch.addmm(bias, x, weight.t(), out=out)
+
+    def angles(
+        self, positions: Tensor, frequencies: Tensor, scale: float, cos: Tensor, sin: Tensor
+    ) -> None:
+        turned = torch.outer(positions, frequencies).view(cos.shape)
+        cos.copy_(turned.cos().mul_(scale))
+        sin.copy_(turned.sin_().mul_(scale))
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
+        half = cos.shape[-1]
+        halves = x[..., : 2 * half].view(*x.shape[:2], 2, half)
+        rotated = temp.rotated[:, : x.shape[1]]
+        torch.mul(halves, cos, out=rotated)
+        rotated[:, :, :1].addcmul_(halves[:, :, 1:], sin, value=-1)
+        rotated[:, :, 1:].addcmul_(halves[:, :, :1], sin)
+        halves.copy_(rotated)
+
+    def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
+        planes.index_copy_(0, rows, kv)
+
+    def plan_attention(
+        self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
+    ) -> AttentionPlan:
+        return SdpaPlan(kv, windows, segments, temp)
+
+    def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
+        gate, up = x.chunk(2, dim=-1) if gated else (x, None)
+        match activation:
+            case Activation.SILU:
+                _aten.silu.out(gate, out=out)
+            case Activation.RELU:
+                torch.clamp(gate, min=0, out=out)
+            case Activation.GELU:
+                _aten.gelu.out(gate, approximate="none", out=out)
+            case Activation.GELU_TANH:
+                _aten.gelu.out(gate, approximate="tanh", out=out)
+        if up is not None:
+            out.mul_(up)
+
+
+def _norm_room(x: Tensor, temp: Temp) -> tuple[Tensor, Tensor]:
+    """Float32 room shaped like `x`, and like `x` reduced over its last axis."""
+    rows = x.numel() // x.shape[-1]
+    return temp.wide[: x.numel()].view(x.shape), temp.narrow[:rows].view(*x.shape[:-1], 1)
+
+
+def _divide_by_rms(wide: Tensor, narrow: Tensor, eps: float) -> None:
+    torch.linalg.vector_norm(wide, dim=-1, keepdim=True, out=narrow)
+    narrow.square_().div_(wide.shape[-1]).add_(eps).rsqrt_()
+    wide.mul_(narrow)

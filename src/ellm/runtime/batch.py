@@ -1,0 +1,33 @@
+"""From a step plan to the index tensors that a decoder reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ellm.core.plan import StepPlan, StepShape
+from ellm.kernels.ops import Segment
+from ellm.kernels.scratch import Scratch
+from ellm.models.decoder import Inputs
+
+
+def take_inputs(scratch: Scratch, shape: StepShape) -> Tensor:
+    """Room for token ids, positions and arena rows: int64 [3, T]."""
+    return scratch.take((3, shape.tokens), torch.int64)
+
+
+def fill_inputs(plan: StepPlan, room: Tensor) -> Inputs:
+    """Lay the plan's sequences side by side in `room`, in the plan's order."""
+    ids: list[int] = []
+    positions: list[int] = []
+    rows: list[int] = []
+    segments = []
+    for step in plan.steps:
+        segments.append(Segment(len(ids), len(step.tokens), step.start, step.kv))
+        ids.extend(step.tokens)
+        positions.extend(range(step.start, step.length))
+        for first, last in step.kv.runs(step.start, step.length):
+            rows.extend(range(first, last))
+    assert len(ids) == len(rows) == plan.shape.tokens, (len(ids), len(rows), plan.shape)
+    room.copy_(torch.tensor([ids, positions, rows]))
+    return Inputs(room[0], room[1], room[2], segments)

@@ -1,0 +1,158 @@
+"""The executor that owns a device: takes a plan, runs the decoder, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ellm.core.layers import KvArena
+from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
+from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
+from ellm.kernels.ops import KvPlanes, Ops
+from ellm.kernels.scratch import Scratch, scope
+from ellm.models.decoder import Buffers, Decoder
+from ellm.models.spec import DecoderSpec
+from ellm.models.weights import Weights
+from ellm.runtime import sampler as sampling
+from ellm.runtime.batch import fill_inputs, take_inputs
+from ellm.runtime.views import view
+from ellm.runtime.workspace import Workspace, WorkspaceCounter
+
+# Rows that reach the vocabulary at once: bounds the logits of a long prompt that is scored.
+LOGIT_BLOCK = 64
+_REMEMBERED_SHAPES = 4096
+
+
+class Sampler(Protocol):
+    """Chooses and scores tokens; takes its room from the workspace."""
+
+    def sample(
+        self, logits: Tensor, tasks: Sequence[SamplingTask]
+    ) -> list[tuple[int, TokenLogprobs | None]]:
+        """A token for each row of [R, vocab], and its log-probabilities where wanted."""
+        ...
+
+    def score(self, logits: Tensor, targets: Sequence[int], top: int) -> list[TokenLogprobs]:
+        """Log-probability of a given token for each row, and the `top` likeliest."""
+        ...
+
+
+class Runner:
+    """core.executor.Executor on PyTorch.
+
+    The arena and the workspace are addresses: the caller has memory mapped behind the rows of
+    every table of a plan, and behind the workspace as far as `activation_bytes` says.
+    """
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        weights: Weights,
+        arena: KvArena,
+        workspace: Workspace,
+        ops: Ops,
+        sampler: Sampler,
+    ) -> None:
+        self._decoder = Decoder(spec, weights, ops)
+        self._workspace = workspace
+        self._sampler = sampler
+        self._vocab_size = spec.vocab_size
+        self._kv = kv_planes(arena, spec.num_layers, weights.embed.dtype, weights.embed.device)
+        self._counted: dict[StepShape, int] = {}
+
+    def activation_bytes(self, shape: StepShape) -> int:
+        """Exact for a step that samples; what scoring leaves of the sampler's room is unused."""
+        known = self._counted.get(shape)
+        if known is None:
+            counter = WorkspaceCounter()
+            take_inputs(counter, shape)
+            self._decoder.take(counter, shape)
+            if shape.logit_rows:
+                rows = min(shape.logit_rows, LOGIT_BLOCK)
+                self._take_logits(counter, rows)
+                sampling.Buffers.take(counter, rows, self._vocab_size)
+            if len(self._counted) >= _REMEMBERED_SHAPES:
+                self._counted.clear()
+            known = self._counted[shape] = counter.peak
+        return known
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> StepResult:
+        self._workspace.reset()
+        inputs = fill_inputs(plan, take_inputs(self._workspace, plan.shape))
+        buffers = self._decoder.take(self._workspace, plan.shape)
+        self._decoder.forward(inputs, self._kv, buffers)
+        firsts = [segment.first for segment in inputs.segments]
+        chosen = self._sample(plan.steps, firsts, buffers)
+        results = []
+        for step, first in zip(plan.steps, firsts, strict=True):
+            token, logprobs = chosen.get(step.seq_id, (None, None))
+            scores = self._score(step, first, buffers)
+            results.append(SequenceResult(step.seq_id, token, logprobs, scores))
+        return StepResult(tuple(results))
+
+    def _sample(
+        self, steps: Sequence[SequenceStep], firsts: Sequence[int], buffers: Buffers
+    ) -> dict[int, tuple[int, TokenLogprobs | None]]:
+        """Answers by sequence id, for the steps that have a task."""
+        wanted = [
+            (step.seq_id, first + len(step.tokens) - 1, step.task)
+            for step, first in zip(steps, firsts, strict=True)
+            if step.task is not None
+        ]
+        chosen: dict[int, tuple[int, TokenLogprobs | None]] = {}
+        for begin in range(0, len(wanted), LOGIT_BLOCK):
+            ids, rows, tasks = zip(*wanted[begin : begin + LOGIT_BLOCK], strict=True)
+            with scope(self._workspace):
+                logits = self._logits(rows, buffers)
+                chosen.update(zip(ids, self._sampler.sample(logits, tasks), strict=True))
+        return chosen
+
+    def _score(self, step: SequenceStep, first: int, buffers: Buffers) -> tuple[TokenLogprobs, ...]:
+        scores: list[TokenLogprobs] = []
+        for begin in range(0, len(step.targets), LOGIT_BLOCK):
+            targets = step.targets[begin : begin + LOGIT_BLOCK]
+            rows = range(first + begin, first + begin + len(targets))
+            with scope(self._workspace):
+                logits = self._logits(rows, buffers)
+                scores += self._sampler.score(logits, targets, step.target_logprobs)
+        return tuple(scores)
+
+    def _logits(self, rows: Sequence[int], buffers: Buffers) -> Tensor:
+        index, selected, logits = self._take_logits(self._workspace, len(rows))
+        index.copy_(torch.tensor(rows))
+        self._decoder.logits(index, buffers, selected, logits)
+        return logits
+
+    def _take_logits(self, scratch: Scratch, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = self._decoder.dtype
+        return (
+            scratch.take((rows,), torch.int64),
+            scratch.take((rows, self._decoder.spec.hidden_size), dtype),
+            scratch.take((rows, self._vocab_size), dtype),
+        )
+
+
+def kv_planes(
+    arena: KvArena, layers: int, dtype: torch.dtype, device: torch.device | str
+) -> KvPlanes:
+    """The arena as tensors, by core/layers.py's address formula."""
+    spec = arena.layer
+    assert spec.itemsize == dtype.itemsize, (spec, dtype)
+    assert arena.row_bytes % dtype.itemsize == 0, arena
+    base = view(arena.address, arena.rows * arena.row_bytes, dtype, device)
+    row, plane = arena.row_bytes // dtype.itemsize, spec.kv_heads * spec.head_dim
+    planes = []
+    for layer in range(layers):
+        rows = arena.rows - layer // arena.layers_per_group * arena.group_rows
+        planes.append(
+            base.as_strided(
+                (rows, 2, spec.kv_heads, spec.head_dim),
+                (row, plane, spec.head_dim, 1),
+                arena.layer_offset(layer) // dtype.itemsize,
+            )
+        )
+    return KvPlanes(tuple(planes))
