@@ -33,11 +33,11 @@ def parse_count(text: str | int) -> int:
 def format_bytes(count: int) -> str:
     """`"1.5 GiB"`: three significant figures, binary units."""
     size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 1024 or unit == "TiB":
+            break
         size /= 1024
-    return f"{size:.3g} TiB"
+    return f"{size:.0f} {unit}" if unit == "B" or abs(size) >= 100 else f"{size:.3g} {unit}"
 
 
 def ceil_div(value: int, by: int) -> int:
