@@ -1,0 +1,1 @@
+"""Load, latency and throughput, measured as vLLM's `bench` verbs measure them."""

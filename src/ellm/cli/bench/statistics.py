@@ -1,0 +1,121 @@
+"""Latency percentiles, throughput and goodput of a load run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ellm.cli.bench.client import Outcome
+from ellm.core.errors import ConfigError
+
+OBJECTIVES = ("ttft", "tpot", "e2el")
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` (0 to 1) of `values` lie, interpolated linearly; 0 if none."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean, median, 90th and 99th percentile, in milliseconds."""
+
+    mean: float
+    median: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Spread:
+        mean = sum(seconds) / len(seconds) if seconds else 0.0
+        ranks = [percentile(seconds, share) for share in (0.5, 0.9, 0.99)]
+        return cls(*(1e3 * value for value in (mean, *ranks)))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One load run.  Rates are per second of the whole run; `goodput` None means no objectives.
+
+    Goodput counts the requests that met every objective (DistServe, Zhong et al. 2024).  `errors`
+    maps an HTTP status, 0 for none, or `stream` for a failure after the headers, to a count.
+    """
+
+    completed: int
+    failed: int
+    duration: float
+    prompt_tokens: int
+    output_tokens: int
+    request_rate: float
+    output_rate: float
+    total_rate: float
+    goodput: float | None
+    ttft: Spread
+    tpot: Spread
+    itl: Spread
+    e2el: Spread
+    queued: Spread
+    errors: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse_objectives(texts: Sequence[str]) -> dict[str, float]:
+    """Seconds by name from `["ttft:500", "tpot:50,e2el:3000"]`, which are milliseconds.
+
+    Raises ConfigError.
+    """
+    found: dict[str, float] = {}
+    for part in ",".join(texts).replace(",", " ").split():
+        name, _, limit = part.partition(":")
+        try:
+            seconds = float(limit) / 1e3
+        except ValueError:
+            seconds = -1.0
+        if name not in OBJECTIVES or not seconds > 0:
+            names = ", ".join(OBJECTIVES)
+            raise ConfigError(f"--goodput takes NAME:MILLISECONDS with {names}, not {part!r}")
+        found[name] = seconds
+    return found
+
+
+def meets(outcome: Outcome, objectives: Mapping[str, float]) -> bool:
+    """Whether a successful request kept every objective; one token has no TPOT to break."""
+    measured = {"ttft": outcome.ttft, "tpot": outcome.tpot or 0.0, "e2el": outcome.latency}
+    return all(measured[name] <= limit for name, limit in objectives.items())
+
+
+def summarize(
+    outcomes: Sequence[Outcome], duration: float, objectives: Mapping[str, float]
+) -> Summary:
+    """The figures of a run that took `duration` seconds."""
+    good = [outcome for outcome in outcomes if outcome.error is None]
+    bad = [outcome for outcome in outcomes if outcome.error is not None]
+    prompt = sum(outcome.prompt_tokens for outcome in good)
+    output = sum(outcome.output_tokens for outcome in good)
+    kept = sum(meets(outcome, objectives) for outcome in good)
+    return Summary(
+        completed=len(good),
+        failed=len(bad),
+        duration=duration,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        request_rate=len(good) / duration,
+        output_rate=output / duration,
+        total_rate=(prompt + output) / duration,
+        goodput=kept / duration if objectives else None,
+        ttft=Spread.of([outcome.ttft for outcome in good]),
+        tpot=Spread.of([o.tpot for o in good if o.tpot is not None]),
+        itl=Spread.of([gap for outcome in good for gap in outcome.gaps]),
+        e2el=Spread.of([outcome.latency for outcome in good]),
+        queued=Spread.of([outcome.queued for outcome in outcomes]),
+        errors=dict(Counter("stream" if o.status == 200 else str(o.status) for o in bad)),
+    )

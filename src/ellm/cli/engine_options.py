@@ -1,0 +1,120 @@
+"""One flag for each field of `EngineArgs`, given to every command that starts an engine."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+
+from ellm.core.config import KvLayout
+from ellm.core.units import parse_bytes, parse_count
+from ellm.llm.args import EngineArgs
+
+
+def context_length(text: str) -> int:
+    """`auto` is 0, which asks for the longest context that fits the budget."""
+    return 0 if text == "auto" else parse_count(text)
+
+
+def _count(name: str, text: str) -> Any:
+    return Annotated[int, typer.Option(name, parser=parse_count, metavar="N", help=text)]
+
+
+def _maybe(name: str, parser: Callable[[str], int], metavar: str, text: str) -> Any:
+    return Annotated[int | None, typer.Option(name, parser=parser, metavar=metavar, help=text)]
+
+
+_MODEL_HELP = "A Hugging Face directory, a hub id, or ellm-base or ellm-draft."
+_FLAGS: dict[str, Any] = {
+    "model": Annotated[str, typer.Option("--model", help=_MODEL_HELP)],
+    "tokenizer": Annotated[
+        str | None, typer.Option("--tokenizer", help="Directory of another tokenizer.")
+    ],
+    "served_model_name": Annotated[
+        str | None, typer.Option("--served-model-name", help="The name that clients ask for.")
+    ],
+    "dtype": Annotated[
+        str,
+        typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto is the model's."),
+    ],
+    "device": Annotated[str, typer.Option("--device", help="Where to run.")],
+    "max_model_len": _maybe(
+        "--max-model-len",
+        context_length,
+        "N|auto",
+        "Context length; default the model's, auto the longest that fits the memory.",
+    ),
+    "max_num_seqs": _count("--max-num-seqs", "Most sequences in one step."),
+    "max_num_batched_tokens": _count("--max-num-batched-tokens", "Most tokens in one step."),
+    "max_num_queued_reqs": _maybe(
+        "--max-num-queued-reqs", parse_count, "N", "Most requests that wait; default unbounded."
+    ),
+    "memory": _maybe(
+        "--memory",
+        parse_bytes,
+        "SIZE",
+        "Budget for weights, activations and KV, as 4GiB; default what is free less a margin.",
+    ),
+    "kv_layout": Annotated[
+        KvLayout, typer.Option("--kv-layout", help="One address range a sequence, or pages.")
+    ],
+    "block_size": _count("--block-size", "Tokens per page of the paged layout."),
+    "chunk_bytes": _maybe(
+        "--chunk-size", parse_bytes, "SIZE", "Bytes per chunk; default chosen from the budget."
+    ),
+    "enable_prefix_caching": Annotated[
+        bool,
+        typer.Option(
+            "--enable-prefix-caching/--no-enable-prefix-caching",
+            help="Keep KV of finished prompts for others that begin alike.",
+        ),
+    ],
+    "chat_template": Annotated[
+        str | None, typer.Option("--chat-template", help="File with a chat template, or its text.")
+    ],
+    "seed": Annotated[int, typer.Option("--seed", help="Seed of requests that bring none.")],
+    "threads": _maybe("--threads", parse_count, "N", "Compute threads; default the cores."),
+}
+
+
+def takes_engine_args(
+    *, model_is_positional: bool = False, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Turn `command(args: EngineArgs, ...)` into one whose flags are the fields of EngineArgs.
+
+    `without` names fields that make no sense for the command; they keep their defaults.
+    """
+    assert set(_FLAGS) == {field.name for field in fields(EngineArgs)}, "a field lacks its flag"
+    kinds = dict(_FLAGS)
+    if model_is_positional:
+        kinds["model"] = Annotated[str, typer.Argument(help=_MODEL_HELP)]
+    defaults = {field.name: field.default for field in fields(EngineArgs)}
+    chosen = [name for name in kinds if name not in without]
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults[name],
+            annotation=kinds[name],
+        )
+        for name in chosen
+    ]
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        own = inspect.signature(command, eval_str=True)
+
+        def wrapper(**given: Any) -> int:
+            engine = {name: given.pop(name) for name in chosen}
+            return command(EngineArgs(**engine), **given)
+
+        rest = [p.replace(kind=p.KEYWORD_ONLY) for p in list(own.parameters.values())[1:]]
+        merged = inspect.Signature([*rest, *parameters])
+        wrapper.__signature__ = merged  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in merged.parameters.values()}
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        return wrapper
+
+    return decorate

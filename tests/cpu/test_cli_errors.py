@@ -1,0 +1,52 @@
+"""What the command line says when it cannot do what was asked: one line, and a status."""
+
+from __future__ import annotations
+
+import pytest
+
+from ellm.cli.main import run
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["serve", "--no-such-flag"], "--no-such-flag"),
+        (["serve", "--gpu-memory-utilization", "0.9"], "--memory"),
+        (["serve", "--gpu-memory-utilization=0.9"], "--memory"),
+        (["serve", "--kv-cache-memory-bytes", "1G"], "--memory"),
+        (["serve", "--memory", "lots"], "4GiB"),
+        (["serve", "--max-model-len", "32Q"], "32K"),
+        (["serve", "--port", "70000", "--model", "x"], "--model"),
+        (["complete", "hello", "--max-num-seqs", "many"], "many"),
+        (["complete"], "prompt"),
+        (["nonsense"], "nonsense"),
+        (["bench", "serve", "--goodput", "ttft"], "NAME:MILLISECONDS"),
+        (["bench", "serve", "ttft:5"], "ttft:5"),
+        (["bench", "serve", "--dataset-name", "trace"], "--dataset-path"),
+        (["bench", "serve", "--request-rate", "-1"], "--request-rate"),
+        (["bench", "serve", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1"),
+    ],
+)
+def test_a_user_error_is_one_line_and_status_2(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert said.lower() in captured.err.lower()
+
+
+def test_the_version_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    import ellm
+
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == ellm.__version__ + "\n"
+
+
+def test_collect_env_names_versions_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["collect-env"]) == 0
+    out = capsys.readouterr().out
+    for name in ("python", "torch", "vm.max_map_count", "default budget", "cuda driver"):
+        assert name in out

@@ -1,0 +1,141 @@
+"""The load client against a server that plays a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from ellm.cli.bench.client import Endpoint, Outcome, Target
+from ellm.cli.bench.load import apply_load, find_model
+from ellm.cli.bench.workload import WorkItem
+from ellm.cli.main import run
+from ellm.core.errors import ConfigError
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 3}}
+
+
+def words(endpoint: Endpoint) -> list[dict[str, object]]:
+    if endpoint is Endpoint.CHAT:
+        deltas = [{"content": "a"}, {"content": ""}, {"content": "c"}]
+        return [ROLE, *({"choices": [{"delta": delta}]} for delta in deltas)]
+    return [{"choices": [{"text": text}]} for text in ("a", "", "c")]
+
+
+class ScriptedServer:
+    """Answers each POST with the next script: a status, or events that end a stream."""
+
+    def __init__(self, scripts: list[int | list[object]]) -> None:
+        self.scripts = scripts
+        self.bodies: list[dict[str, object]] = []
+        self.active = 0
+        self.most_active = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET /v1/models"):
+            self.send(writer, 200, b'{"data": [{"id": "scripted"}]}')
+        else:
+            length = next(
+                int(line.split(b":")[1])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-length")
+            )
+            self.bodies.append(json.loads(await reader.readexactly(length)))
+            self.active += 1
+            self.most_active = max(self.most_active, self.active)
+            await asyncio.sleep(0.01)
+            script = self.scripts[(len(self.bodies) - 1) % len(self.scripts)]
+            if isinstance(script, int):
+                self.send(writer, script, b'{"error": {"message": "no"}}')
+            else:
+                events = b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in script)
+                self.send(writer, 200, b": a comment\n\n" + events + b"data: [DONE]\n\n")
+            self.active -= 1
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    @staticmethod
+    def send(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+        head = f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+
+
+async def load(
+    server: ScriptedServer, endpoint: Endpoint, count: int, limit: int | None = None
+) -> list[Outcome]:
+    async with await asyncio.start_server(server, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        target = Target(url, await find_model(url, None), endpoint, api_key="secret")
+        items = [WorkItem((5, 6), 3)] * count
+        outcomes, duration = await apply_load(target, items, limit, lambda: None)
+    assert duration > 0
+    return outcomes
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+def test_a_stream_is_timed_token_by_token(endpoint: Endpoint) -> None:
+    server = ScriptedServer([[*words(endpoint), USAGE]])
+    (outcome,) = asyncio.run(load(server, endpoint, 1))
+    assert outcome.error is None
+    assert outcome.status == 200
+    assert (outcome.prompt_tokens, outcome.output_tokens) == (2, 3)
+    assert len(outcome.gaps) == 2  # the opening role is no token
+    assert outcome.ttft >= 0.01
+    assert outcome.latency == pytest.approx(outcome.ttft + sum(outcome.gaps))
+    assert server.bodies[0]["model"] == "scripted"
+    assert server.bodies[0]["stream_options"] == {"include_usage": True}
+
+
+def test_failures_are_outcomes_with_their_status() -> None:
+    broken = [words(Endpoint.COMPLETIONS)[0], {"error": {"message": "died"}}]
+    server = ScriptedServer([503, broken, [USAGE], [*words(Endpoint.COMPLETIONS), USAGE]])
+    outcomes = asyncio.run(load(server, Endpoint.COMPLETIONS, 4, limit=1))
+    assert [outcome.status for outcome in outcomes] == [503, 200, 200, 200]
+    assert [outcome.error is None for outcome in outcomes] == [False, False, False, True]
+    assert "died" in (outcomes[1].error or "")
+
+
+def test_concurrency_is_bounded_and_the_wait_is_told_apart() -> None:
+    server = ScriptedServer([[*words(Endpoint.COMPLETIONS), USAGE]])
+    outcomes = asyncio.run(load(server, Endpoint.COMPLETIONS, 6, limit=2))
+    assert server.most_active == 2
+    assert sum(outcome.queued > 0.005 for outcome in outcomes) == 4
+
+
+def test_a_server_that_is_not_there_is_a_user_error() -> None:
+    with pytest.raises(ConfigError, match="no model found"):
+        asyncio.run(find_model("http://127.0.0.1:1", None))
+
+
+def test_the_command_prints_a_report_and_writes_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ScriptedServer([[*words(Endpoint.COMPLETIONS), USAGE]])
+
+    async def drive() -> int:
+        async with await asyncio.start_server(server, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            argv = (
+                f"bench serve --port {port} --num-prompts 5 --input-len 4 --output-len 3 "
+                f"--ignore-eos --goodput ttft:60000 e2el:60000 --output-json {tmp_path}/out.json"
+            )
+            return await asyncio.to_thread(run, argv.split())
+
+    assert asyncio.run(drive()) == 0
+    out = capsys.readouterr().out
+    assert "TTFT" in out
+    assert "goodput" in out
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["completed"] == 5
+    assert figures["goodput"] == pytest.approx(figures["request_rate"])
+    assert len(figures["requests"]) == 5
+    assert all(body["ignore_eos"] is True for body in server.bodies)
