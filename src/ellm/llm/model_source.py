@@ -1,0 +1,66 @@
+"""From a model's name to a directory on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ellm.core.errors import ModelNotFound
+
+BUNDLED = {"ellm-base": "base", "ellm-draft": "draft"}
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_WANTED = ["*.json", "*.safetensors", "*.jinja"]
+_UNWANTED = ["*/*", "consolidated*"]
+
+
+def resolve_model(name: str) -> Path:
+    """A local directory, a bundled model, or a hub id (downloaded, or from the hub's cache).
+
+    Raises ModelNotFound, saying what can be done.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name in BUNDLED:
+        return _bundled(name)
+    if path.exists():
+        raise ModelNotFound(f"{path} is a file: name the directory that holds config.json")
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise ModelNotFound(f"no directory {path}")
+    return _from_hub(name)
+
+
+def _bundled(name: str) -> Path:
+    path = Path(__file__).parents[1] / "bundled" / BUNDLED[name]
+    if not (path / "config.json").is_file():
+        raise ModelNotFound(
+            f"this installation lacks the bundled model {name} ({path}): install the wheel, or "
+            "train it with python -m tools.train_bundled"
+        )
+    return path
+
+
+def _from_hub(name: str) -> Path:
+    # Imported here because it is slow, and a local model does not need it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except HFValidationError as error:
+        raise ModelNotFound(f"no directory {name}, and not a hub id: {error}") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelNotFound(_remedy(name, error)) from error
+    return Path(found)
+
+
+def _remedy(name: str, error: Exception) -> str:
+    first_line = str(error).strip().partition("\n")[0]
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    hint = "unset HF_HUB_OFFLINE to download it, " if offline else ""
+    return (
+        f"no directory {name}, and the hub has no answer for this id ({first_line}): {hint}give "
+        f"the path of a local model directory, check the spelling (HF_TOKEN opens private "
+        f"models), or use a bundled model: {', '.join(BUNDLED)}"
+    )
