@@ -33,7 +33,7 @@ def aligned(nbytes: int) -> Tensor:
 
 
 class HandArena:
-    """KV memory for a few sequences; `page` 0 is one contiguous range each, else scattered pages."""
+    """KV memory for a few sequences: one range each (`page` 0), or scattered pages."""
 
     def __init__(
         self,
