@@ -1,0 +1,72 @@
+"""The routes and the layers around them, as one ASGI application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+import ellm
+from ellm.server import errors
+from ellm.server.auth import Auth
+from ellm.server.backend import Backend
+from ellm.server.body_limit import BodyLimit
+from ellm.server.inflight import InFlight
+from ellm.server.request_log import RequestLog
+from ellm.server.routes.openai import openai_routes
+from ellm.server.routes.operations import operation_routes
+from ellm.server.routes.tokens import token_routes
+from ellm.server.service import Service
+from ellm.server.settings import ServerSettings
+
+
+def create_app(
+    llm: Backend, settings: ServerSettings | None = None, inflight: InFlight | None = None
+) -> FastAPI:
+    """An application that serves `llm`; `inflight` lets the caller drain it."""
+    settings = settings or ServerSettings()
+    service = Service(llm, settings, InFlight() if inflight is None else inflight)
+    app = FastAPI(
+        title="eLLM",
+        version=ellm.__version__,
+        root_path=settings.root_path,
+        redoc_url=None,
+        middleware=_layers(settings),
+    )
+    errors.install(app)
+    app.include_router(openai_routes(service))
+    app.include_router(token_routes(service))
+    app.include_router(operation_routes(service))
+    _describe_errors(app)
+    return app
+
+
+def _layers(settings: ServerSettings) -> list[Middleware]:
+    """Outermost first."""
+    layers = [Middleware(RequestLog, log_requests=settings.enable_log_requests)]
+    if settings.allowed_origins:
+        anything = ["*"]
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.allowed_origins),
+                allow_methods=anything,
+                allow_headers=anything,
+            )
+        )
+    if settings.api_key is not None:
+        layers.append(Middleware(Auth, key=settings.api_key))
+    layers.append(Middleware(BodyLimit, max_bytes=settings.max_body_bytes))
+    return layers
+
+
+def _describe_errors(app: FastAPI) -> None:
+    """Take the framework's 422 out of the schema: a wrong field is a 400 here."""
+    schema: dict[str, Any] = app.openapi()
+    for path in schema["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)

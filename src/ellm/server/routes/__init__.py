@@ -1,0 +1,1 @@
+"""Addresses of the server, a file for each family."""

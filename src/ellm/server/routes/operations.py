@@ -1,0 +1,105 @@
+"""For those who run the server: is it well, how busy is it, what is it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+import ellm
+from ellm.core.errors import EngineDead
+from ellm.server.errors import unavailable
+from ellm.server.inflight import stopping
+from ellm.server.metrics import Metrics
+from ellm.server.protocol.models import ErrorBody
+from ellm.server.service import Service
+
+
+class Version(BaseModel):
+    version: str
+
+
+class Load(BaseModel):
+    """Requests that a client waits for now."""
+
+    server_load: int
+
+
+class Welcome(BaseModel):
+    """What this is and where to look next."""
+
+    name: str
+    version: str
+    models: list[str]
+    endpoints: list[str]
+
+
+def operation_routes(service: Service) -> APIRouter:
+    router = APIRouter(tags=["Operations"])
+    metrics = Metrics(service)
+    unwell: dict[int | str, dict[str, Any]] = {
+        503: {"model": ErrorBody, "description": "The engine is dead, hung or stopping."}
+    }
+
+    @router.get("/health", responses=unwell)
+    async def health() -> Response:
+        """200 after a round trip to the step loop."""
+        await _check_health(service)
+        return Response()
+
+    @router.get("/ping", responses=unwell)
+    @router.post("/ping", responses=unwell, include_in_schema=False)
+    async def ping() -> Response:
+        """As `/health`, under the name some platforms ask for."""
+        await _check_health(service)
+        return Response()
+
+    @router.get("/version")
+    async def version() -> Version:
+        return Version(version=ellm.__version__)
+
+    @router.get("/load")
+    async def load() -> Load:
+        return Load(server_load=len(service.inflight))
+
+    @router.get("/metrics")
+    async def scrape(request: Request) -> Response:
+        """Prometheus text, or OpenMetrics where asked for."""
+        body, content_type = metrics.expose(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    @router.head("/metrics", include_in_schema=False)
+    async def probe_metrics() -> Response:
+        return Response()
+
+    @router.head("/", include_in_schema=False)
+    async def probe() -> Response:
+        return Response()
+
+    @router.get("/")
+    async def welcome(request: Request) -> Welcome:
+        paths = request.app.openapi()["paths"]
+        return Welcome(
+            name="eLLM",
+            version=ellm.__version__,
+            models=list(service.model_names),
+            endpoints=[f"{verb.upper()} {path}" for path in paths for verb in paths[path]],
+        )
+
+    return router
+
+
+async def _check_health(service: Service) -> None:
+    if service.inflight.draining:
+        raise stopping()
+    limit = service.settings.health_timeout
+    try:
+        await asyncio.wait_for(service.llm.health(), limit)
+    except TimeoutError as error:
+        message = f"The engine has not finished a step for {limit:g} s: it hangs."
+        raise unavailable(message, "engine_hung") from error
+    except EngineDead as error:
+        raise unavailable(str(error), "engine_dead") from error
