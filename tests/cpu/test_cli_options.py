@@ -11,10 +11,9 @@ from ellm.llm.args import EngineArgs
 
 ENGINE = {
     "--tokenizer", "--served-model-name", "--dtype", "--device", "--max-model-len",
-    "--max-num-seqs", "--max-num-batched-tokens", "--max-num-queued-reqs", "--memory", "--kv-layout",
-    "--block-size",
-    "--chunk-size", "--enable-prefix-caching", "--no-enable-prefix-caching", "--chat-template",
-    "--seed", "--threads",
+    "--max-num-seqs", "--max-num-batched-tokens", "--max-num-queued-reqs", "--memory",
+    "--kv-layout", "--block-size", "--chunk-size", "--enable-prefix-caching",
+    "--no-enable-prefix-caching", "--chat-template", "--seed", "--threads",
 }  # fmt: skip
 SAMPLING = {"--max-tokens", "--temperature", "--top-p", "--top-k"}
 FROZEN = {

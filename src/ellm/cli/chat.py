@@ -12,7 +12,6 @@ import typer
 
 from ellm.cli.bench.load import find_model
 from ellm.cli.engine_options import takes_engine_args
-from ellm.cli.progress import loading_bar
 from ellm.cli.sampling_options import MaxTokens, Temperature, TopK, TopP
 from ellm.cli.serve import ApiKey
 from ellm.cli.speaker import LocalSpeaker, Message, RemoteSpeaker, Speaker
@@ -56,6 +55,7 @@ def chat(
 @contextlib.contextmanager
 def _local(args: EngineArgs, params: SamplingParams) -> Iterator[Speaker]:
     from ellm import AsyncLLM
+    from ellm.llm.progress import loading_bar
 
     with loading_bar(f"loading {args.model}") as progress:
         llm = AsyncLLM(args, progress=progress)

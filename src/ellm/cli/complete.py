@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from ellm.cli.engine_options import takes_engine_args
-from ellm.cli.progress import loading_bar
 from ellm.cli.sampling_options import MaxTokens, Temperature, TopK, TopP
 from ellm.llm.args import EngineArgs
 
@@ -32,6 +31,7 @@ def complete(
 ) -> int:
     """Continue PROMPT and print the completion alone on standard output."""
     from ellm import AsyncLLM, SamplingParams
+    from ellm.llm.progress import loading_bar
 
     text = sys.stdin.read() if prompt == "-" else prompt
     params = SamplingParams(

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ellm.cli.engine_options import takes_engine_args
-from ellm.cli.progress import loading_bar
 from ellm.core.errors import ConfigError
 from ellm.llm.args import EngineArgs
 
@@ -56,6 +55,8 @@ def serve(
 ) -> int:
     """Serve a model over an OpenAI-compatible API."""
     from ellm import AsyncLLM
+    from ellm.llm.progress import loading_bar
+    from ellm.server.serve import bind
     from ellm.server.serve import serve as answer
     from ellm.server.settings import ServerSettings
 
@@ -70,6 +71,8 @@ def serve(
         enable_log_requests=enable_log_requests,
         trust_request_chat_template=trust_request_chat_template,
     )
-    with loading_bar(f"loading {args.model}") as progress:
-        llm = AsyncLLM(args, progress=progress)
-    return answer(llm, settings)
+    listener = bind(settings)
+    with listener:
+        with loading_bar(f"loading {args.model}") as progress:
+            llm = AsyncLLM(args, progress=progress)
+        return answer(llm, settings, listener)
