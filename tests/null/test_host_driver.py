@@ -133,6 +133,16 @@ def test_the_kernel_mappings_are_counted_exactly(data: st.DataObject) -> None:
     driver.close()
 
 
+def test_chunks_that_follow_each_other_are_one_kernel_mapping(driver: HostDriver) -> None:
+    span = driver.reserve(ROOM)
+    chunks = driver.create(ROOM)
+    for slot in (4, 6, 5, 3):
+        driver.map(span, slot, [chunks[slot]])
+    assert driver.kernel_mappings == len(kernel_mappings(span)) == 3
+    driver.unmap(span, 4, 1)
+    assert driver.kernel_mappings == len(kernel_mappings(span)) == 5
+
+
 def test_scattered_chunks_are_refused_before_the_kernel_refuses() -> None:
     driver = HostDriver(ROOM * CHUNK, CHUNK, map_limit=6)
     span = driver.reserve(ROOM)
@@ -174,6 +184,14 @@ def test_a_chunk_must_be_whole_pages() -> None:
     for size in (0, 1000, 4096 + 512):
         with pytest.raises(ConfigError, match="multiple of the page"):
             HostDriver(1 << 20, size)
+
+
+def test_an_absurd_budget_is_refused() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for budget in (1 << 63, 1 << 70):
+        with pytest.raises(DriverError, match="lower --memory"):
+            HostDriver(budget, CHUNK)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_fork_may_read_but_not_change(driver: HostDriver) -> None:

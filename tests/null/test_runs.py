@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def test_where_no_run_is_long_enough_the_longest_go() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=40), st.randoms())
-def test_it_is_a_set_whose_runs_never_touch(steps: list[tuple[bool, int]], random) -> None:  # type: ignore[no-untyped-def]
+def test_it_is_a_set_whose_runs_never_touch(steps: list[tuple[bool, int]], random: Random) -> None:
     runs, inside, outside = RunSet(0, 16), set(range(16)), set()
     for taking, count in steps:
         if taking:

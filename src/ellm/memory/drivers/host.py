@@ -60,9 +60,7 @@ class HostDriver:
             map_limit = self._kernel_limit * 7 // 8 - self._system.mappings()
         self._map_limit = map_limit
         self._kernel_mappings = 0
-        self._file = os.memfd_create("ellm-chunks", os.MFD_CLOEXEC)
-        # Once, for good: a file that is never cut cannot lose a page that is mapped.
-        os.ftruncate(self._file, max(1, len(self._unborn)) * chunk_bytes)
+        self._file = _make_file(max(1, len(self._unborn)) * chunk_bytes)
 
     @property
     def chunk_bytes(self) -> int:
@@ -260,3 +258,22 @@ class HostDriver:
         if isinstance(error, DriverError):
             return error
         return DriverError(f"{error} (with {self._kernel_mappings} kernel mappings in use)")
+
+
+def _make_file(size: int) -> int:
+    """An anonymous file of `size` bytes, all of them holes.
+
+    Sized once, for good: a file that is never cut cannot lose a page that is mapped.
+    """
+    try:
+        file = os.memfd_create("ellm-chunks", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise DriverError(f"cannot make a memory file: {error}") from error
+    try:
+        os.ftruncate(file, size)
+    except (OSError, OverflowError) as error:
+        os.close(file)
+        raise DriverError(
+            f"the machine cannot address {format_bytes(size)} of memory ({error}): lower --memory"
+        ) from error
+    return file
