@@ -74,12 +74,12 @@ def test_old_groups_and_paths_that_a_container_does_not_see(tmp_path: Path) -> N
 def test_the_default_leaves_a_margin(tmp_path: Path) -> None:
     assert (margin_bytes(4 * GIB), margin_bytes(40 * GIB)) == (GIB, 4 * GIB)
     FakeMachine(tmp_path, 40 * GIB)
-    assert default_budget(tmp_path) == 36 * GIB
+    assert default_budget(available_bytes(tmp_path)) == 36 * GIB
     FakeMachine(tmp_path, 3 * GIB)
-    assert default_budget(tmp_path) == 2 * GIB
+    assert default_budget(available_bytes(tmp_path)) == 2 * GIB
     FakeMachine(tmp_path, GIB)
     with pytest.raises(BudgetError, match=r"1 GiB of memory are free.*--memory"):
-        default_budget(tmp_path)
+        default_budget(available_bytes(tmp_path))
 
 
 def test_this_machine_can_be_read() -> None:

@@ -144,17 +144,6 @@ def test_a_ceiling_stops_its_owner_alone() -> None:
     assert ledger.available("kv") == 5
 
 
-def test_what_could_be_had_if_others_gave() -> None:
-    ledger = Ledger(10)
-    ledger.limit("kv", floor=2)
-    ledger.limit("activations", ceiling=7)
-    ledger.charge("kv", 9)
-    assert (ledger.spare("kv"), ledger.spare("nobody")) == (7, 0)
-    assert ledger.attainable("activations") == 7
-    assert ledger.attainable("weights") == 8
-    assert ledger.attainable("kv") == 1
-
-
 def test_limits_that_cannot_hold_are_refused() -> None:
     ledger = Ledger(10)
     ledger.limit("kv", floor=6)

@@ -36,9 +36,9 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "cpu features", " ".join(f for f in _FEATURES if f in _cpu_flags()) or "none of note"
     yield "cores usable", str(len(os.sched_getaffinity(0)))
     yield "memory available", format_bytes(available_bytes())
-    yield "default budget", format_bytes(default_budget())
+    yield "default budget", format_bytes(default_budget(available_bytes()))
     yield "vm.max_map_count", Path("/proc/sys/vm/max_map_count").read_text().strip()
-    yield "chunk size", format_bytes(choose_chunk_bytes(default_budget()))
+    yield "chunk size", format_bytes(choose_chunk_bytes(default_budget(available_bytes())))
     yield "cuda driver", cuda_driver()
     yield "kernels", "reference (PyTorch operators)"
 

@@ -31,9 +31,8 @@ def margin_bytes(available: int) -> int:
     return max(GIB, available // 10)
 
 
-def default_budget(root: Path = Path("/")) -> int:
-    """What is available now less the margin.  Raises BudgetError if that leaves nothing."""
-    available = available_bytes(root)
+def default_budget(available: int) -> int:
+    """What is available less the margin.  Raises BudgetError if that leaves nothing."""
     margin = margin_bytes(available)
     if available <= margin:
         raise BudgetError(

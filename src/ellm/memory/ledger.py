@@ -66,16 +66,6 @@ class Ledger:
         """Most chunks that `owner` could take now."""
         return self._room(owner, self.free - self._unmet(owner))
 
-    def attainable(self, owner: str) -> int:
-        """Most chunks that `owner` could take if every other gave back all above its floor."""
-        others = sum(a.floor for name, a in self._accounts.items() if name != owner)
-        return self._room(owner, self.total - others - self.held(owner))
-
-    def spare(self, owner: str) -> int:
-        """Chunks `owner` holds above its floor."""
-        account = self._accounts.get(owner)
-        return 0 if account is None else max(0, account.held - account.floor)
-
     def charge(self, owner: str, count: int) -> None:
         """`owner` took `count` chunks, which were available to it."""
         assert 0 <= count <= self.available(owner), (owner, count, self.available(owner))

@@ -1,0 +1,197 @@
+"""The composition root: where the deciding half meets the doing half.
+
+    directory ─ checkpoint ─ spec ─┐
+    machine ─ budget ─ chunk size ─┴ driver ─ pool ─┬ weights ────┐
+                                                    └ KV, workspace ─ runner ─ engine
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ellm.core.clock import MonotonicClock
+from ellm.core.config import MemoryConfig, SchedulerConfig
+from ellm.core.errors import BudgetError, ConfigError
+from ellm.core.units import ceil_div, format_bytes
+from ellm.engine.assembly import EngineMemory, assemble_memory
+from ellm.engine.engine import Engine
+from ellm.engine.fit import longest_context
+from ellm.kernels.reference import ReferenceOps
+from ellm.llm.args import EngineArgs
+from ellm.llm.model_source import resolve_model
+from ellm.memory.budget import available_bytes, choose_chunk_bytes, default_budget
+from ellm.memory.driver import Driver
+from ellm.memory.drivers.cuda import CudaDriver
+from ellm.memory.drivers.host import HostDriver
+from ellm.memory.pool import ChunkPool
+from ellm.memory.virtual import VirtualTensor
+from ellm.models.registry import describe
+from ellm.models.spec import DecoderSpec
+from ellm.models.weights import Weights
+from ellm.runtime.checkpoint import Checkpoint
+from ellm.runtime.loader import load, weight_bytes
+from ellm.runtime.runner import Runner
+from ellm.runtime.sampler import Sampler
+from ellm.runtime.workspace import Workspace
+
+Progress = Callable[[int, int], None]
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float": torch.float32,
+    "half": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An engine ready to step, and what those around it need to know of its model."""
+
+    engine: Engine
+    model_dir: Path
+    tokenizer_dir: Path
+    model_name: str
+    max_model_len: int
+    vocab_size: int
+    dtype: str
+    memory: MemoryConfig
+    config: dict[str, Any]
+
+
+def build(args: EngineArgs, progress: Progress | None = None) -> Built:
+    """Everything from a model's name to a running engine.
+
+    `progress(done, total)` follows the loading of weights, in bytes.  Raises ModelError for a
+    model that cannot be served, ConfigError for options that make no sense, and BudgetError,
+    with numbers, when weights or the longest context do not fit the budget.
+    """
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    if args.device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {args.device!r} is not cpu or cuda")
+    model_dir = resolve_model(args.model)
+    tokenizer_dir = resolve_model(args.tokenizer) if args.tokenizer else model_dir
+    checkpoint = Checkpoint.open(model_dir)
+    spec = describe(checkpoint.config, args.max_model_len or None)
+    dtype = _dtype(args.dtype, spec)
+    scheduler = SchedulerConfig(
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        max_num_queued_reqs=args.max_num_queued_reqs,
+        max_model_len=_context(args.max_model_len, spec),
+    )
+    memory = _memory(args, spec, dtype, scheduler)
+    assert memory.budget is not None
+    pool = ChunkPool(_driver(args.device, memory), memory.budget)
+    weights = _weights(checkpoint, spec, dtype, pool, args.device, progress)
+    parts = assemble_memory(pool, spec.layers(dtype.itemsize), memory, scheduler)
+    runner = _runner(spec, weights, parts, args.device)
+    if args.max_model_len == 0:
+        longest = longest_context(parts, runner.activation_bytes, scheduler.max_model_len)
+        scheduler = replace(scheduler, max_model_len=max(1, longest))
+    return Built(
+        engine=Engine(scheduler, parts, runner, MonotonicClock(), args.seed),
+        model_dir=model_dir,
+        tokenizer_dir=tokenizer_dir,
+        model_name=args.served_model_name or args.model,
+        max_model_len=scheduler.max_model_len,
+        vocab_size=spec.vocab_size,
+        dtype=str(dtype).removeprefix("torch."),
+        memory=memory,
+        config=dict(checkpoint.config),
+    )
+
+
+def _dtype(name: str, spec: DecoderSpec) -> torch.dtype:
+    wanted = spec.dtype or "float32" if name == "auto" else name
+    if wanted not in DTYPES:
+        raise ConfigError(f"--dtype {wanted!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[wanted]
+
+
+def _context(asked: int | None, spec: DecoderSpec) -> int:
+    if not asked:
+        return spec.max_positions
+    if asked > spec.max_positions:
+        raise ConfigError(
+            f"--max-model-len {asked} is beyond the {spec.max_positions} positions that the model "
+            f"was trained for: set {spec.max_positions} or less"
+        )
+    return asked
+
+
+def _memory(
+    args: EngineArgs, spec: DecoderSpec, dtype: torch.dtype, scheduler: SchedulerConfig
+) -> MemoryConfig:
+    """The budget in full, and the finest chunks that the machine can map of what can be used."""
+    budget = _budget(args)
+    chunk_bytes = args.chunk_bytes
+    if chunk_bytes is None and args.device == "cpu":
+        per_token = sum(layer.token_bytes for layer in spec.layers(dtype.itemsize))
+        useful = weight_bytes(spec, dtype)
+        useful += scheduler.max_num_seqs * scheduler.max_model_len * per_token
+        chunk_bytes = choose_chunk_bytes(min(budget, useful))
+    return MemoryConfig(
+        budget=budget,
+        chunk_bytes=chunk_bytes,
+        layout=args.kv_layout,
+        block_size=args.block_size,
+        prefix_caching=args.enable_prefix_caching,
+    )
+
+
+def _budget(args: EngineArgs) -> int:
+    if args.device == "cpu":
+        free = available_bytes()
+    else:
+        free, _ = torch.cuda.mem_get_info(args.device)
+    if args.memory is None:
+        return default_budget(free)
+    if args.memory > free:
+        raise BudgetError(
+            f"--memory {format_bytes(args.memory)} is more than the {format_bytes(free)} that the "
+            f"machine has free: say less, or leave the flag out to take what is free"
+        )
+    return args.memory
+
+
+def _driver(device: str, memory: MemoryConfig) -> Driver:
+    if device == "cpu":
+        assert memory.budget is not None
+        assert memory.chunk_bytes is not None
+        return HostDriver(memory.budget, memory.chunk_bytes)
+    # The framework's own context must exist before the driver shares it.
+    index = torch.zeros(1, device=device).device.index
+    return CudaDriver(index, chunk_bytes=memory.chunk_bytes, on_shortage=torch.cuda.empty_cache)
+
+
+def _weights(
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    dtype: torch.dtype,
+    pool: ChunkPool,
+    device: str,
+    progress: Progress | None,
+) -> Weights:
+    need = weight_bytes(spec, dtype)
+    room = pool.total * pool.chunk_bytes
+    span = pool.driver.reserve(ceil_div(need, pool.chunk_bytes))
+    tensor = VirtualTensor(pool, "weights", span)
+    if not tensor.grow(need):
+        raise BudgetError(
+            f"the weights take {format_bytes(need)} as {dtype}, and the budget is "
+            f"{format_bytes(room)}: raise --memory, or choose a smaller --dtype"
+        )
+    return load(checkpoint, spec, dtype, tensor.address, device, progress)
+
+
+def _runner(spec: DecoderSpec, weights: Weights, parts: EngineMemory, device: str) -> Runner:
+    workspace = Workspace(parts.workspace.address, parts.workspace.capacity, device)
+    sampler = Sampler(spec.vocab_size, workspace)
+    return Runner(spec, weights, parts.kv.arena, workspace, ReferenceOps(), sampler)
