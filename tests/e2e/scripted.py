@@ -10,42 +10,19 @@ import logging
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from ellm.core.errors import ContextOverflow, EngineDead, QueueFull, RequestError
 from ellm.core.sampling import SamplingParams
+from ellm.llm.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from ellm.llm.processor import Prompt
 from ellm.llm.tokenizer import Tokenizer
 from ellm.obs.snapshot import EngineSnapshot, MemorySnapshot
 from ellm.obs.stats import EngineStats
 from ellm.server.serve import serve
 from ellm.server.settings import ServerSettings
-
-
-@dataclass(frozen=True)
-class Score:
-    logprob: float
-    rank: int | None
-    decoded_token: str | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    index: int
-    text: str
-    token_ids: list[int]
-    logprobs: list[dict[int, Score]] | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-
-
-@dataclass(frozen=True)
-class Output:
-    outputs: list[Choice]
-    prompt_logprobs: list[dict[int, Score] | None] | None = None
-    num_cached_tokens: int | None = 0
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -86,17 +63,18 @@ class ScriptedLLM:
 
     async def generate(
         self,
-        prompt: Mapping[str, Any],
+        prompt: Prompt,
         params: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,
         delta: bool = False,
-    ) -> AsyncGenerator[Output, None]:
+    ) -> AsyncGenerator[RequestOutput, None]:
         assert delta
+        assert isinstance(prompt, Mapping)
         ids: list[int] = prompt["prompt_token_ids"]
         self.seen.append((request_id, ids, params, priority))
-        self._check(ids)
+        self._check(ids, params)
         try:
             await self._admit(request_id)
             async for output in self._say(ids, params):
@@ -108,7 +86,7 @@ class ScriptedLLM:
             if request_id not in self.finished:
                 self.aborted.append(request_id)
 
-    def _check(self, ids: list[int]) -> None:
+    def _check(self, ids: list[int], params: SamplingParams) -> None:
         if self.dead:
             raise EngineDead("the engine stopped with OSError: scripted")
         for place, token in enumerate(ids):
@@ -117,6 +95,8 @@ class ScriptedLLM:
         if len(ids) >= self.max_model_len:
             limit = self.max_model_len
             raise ContextOverflow(f"{len(ids)} prompt tokens do not fit {limit}", "prompt")
+        if len(ids) + (params.max_tokens or 1) > self.max_model_len:
+            raise ContextOverflow(f"max_tokens={params.max_tokens} does not fit", "max_tokens")
         if len(self.waiting) >= self.queue:
             raise QueueFull(f"{len(self.waiting)} requests wait already", retry_after=1.5)
 
@@ -127,11 +107,13 @@ class ScriptedLLM:
         self.waiting.discard(request_id)
         self.running.add(request_id)
 
-    async def _say(self, ids: list[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
+    async def _say(
+        self, ids: list[int], params: SamplingParams
+    ) -> AsyncGenerator[RequestOutput, None]:
         limit = params.max_tokens or self.max_model_len - len(ids)
         if params.prompt_logprobs is not None:
             scores = [self._scores(t, params.prompt_logprobs) for t in ids[1:]]
-            yield Output([], prompt_logprobs=[None, *scores])
+            yield _output(ids, [], [None, *scores])
         for place in range(limit):
             await asyncio.sleep(self.step)
             if self.fault is not None and place >= self.fault_after:
@@ -142,19 +124,23 @@ class ScriptedLLM:
             if params.logprobs is not None:
                 table = [self._scores(token, params.logprobs)]
             end = "length" if place == limit - 1 else None
-            yield Output([Choice(i, text, [token], table, end) for i in range(params.n)])
+            yield _output(
+                ids,
+                [CompletionOutput(i, text, [token], None, table, end) for i in range(params.n)],
+            )
 
-    def _scores(self, token: int, top: int) -> dict[int, Score]:
+    def _scores(self, token: int, top: int) -> dict[int, Logprob]:
         """The chosen token is the likeliest, the next ids follow."""
         others = [token, *((token + i) % 256 for i in range(1, top))]
         spell = self.tokenizer.token_text
-        return {t: Score(-0.5 * (i + 1), i + 1, spell(t)) for i, t in enumerate(others)}
+        return {t: Logprob(-0.5 * (i + 1), i + 1, spell(t)) for i, t in enumerate(others)}
 
-    async def health(self) -> None:
+    async def health(self, timeout: float) -> None:
         if self.dead:
             raise EngineDead("the engine stopped with OSError: scripted")
         if self.hung:
-            await asyncio.Event().wait()
+            await asyncio.sleep(timeout)
+            raise EngineDead(f"the step thread has not answered for {timeout:g} s")
 
     def snapshot(self) -> EngineSnapshot:
         held = {"weights": 10, "kv": len(self.running)}
@@ -165,6 +151,15 @@ class ScriptedLLM:
     def close(self) -> None:
         self.closed = True
         print("closed", flush=True)
+
+
+def _output(
+    ids: list[int],
+    choices: list[CompletionOutput],
+    scores: list[dict[int, Logprob] | None] | None = None,
+) -> RequestOutput:
+    ended = all(choice.finished for choice in choices)
+    return RequestOutput("", None, ids, scores, choices, ended, 0, RequestMetrics(0.0))
 
 
 if __name__ == "__main__":

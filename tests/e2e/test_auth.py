@@ -24,14 +24,20 @@ def url() -> Iterator[str]:
 ROUTES = [
     "/", "/v1/models", "/v1/models/scripted", "/version", "/ping", "/load", "/metrics",
     "/openapi.json", "/docs", "/nowhere", "/v1/chat/completions", "/v1/completions", "/tokenize",
-    "/detokenize", "/health/", "//health",
+    "/detokenize", "/health/", "/v1/health",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url) as http:
+        yield http
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE"])
 @pytest.mark.parametrize("path", ROUTES)
-def test_without_a_key(url: str, path: str, method: str) -> None:
-    response = httpx.request(method, url + path)
+def test_without_a_key(http: httpx.Client, path: str, method: str) -> None:
+    response = http.request(method, path)
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     if method != "HEAD":
@@ -41,8 +47,8 @@ def test_without_a_key(url: str, path: str, method: str) -> None:
 @pytest.mark.parametrize(
     "header", ["Bearer", "Bearer wrong", "Basic sk", "sk", "Bearer sk-naive-key", ""]
 )
-def test_with_a_wrong_key(url: str, header: str) -> None:
-    response = httpx.get(url + "/v1/models", headers={"authorization": header})
+def test_with_a_wrong_key(http: httpx.Client, header: str) -> None:
+    response = http.get("/v1/models", headers={"authorization": header})
     assert response.status_code == 401
     assert KEY not in response.text
 
@@ -53,7 +59,7 @@ def test_health_is_open(url: str) -> None:
 
 def test_with_the_key(url: str) -> None:
     for scheme in ("Bearer", "bearer"):
-        headers = {"authorization": f"{scheme} {KEY}".encode()}
+        headers = [(b"authorization", f"{scheme} {KEY}".encode())]
         assert httpx.get(url + "/v1/models", headers=headers).status_code == 200
 
 

@@ -174,6 +174,12 @@ def test_extras_reach_the_engine(http: httpx.Client) -> None:
     assert (plain.temperature, plain.top_k, plain.max_tokens, plain.n) == (1.0, 0, 16, 1)
 
 
+def test_the_default_limit_leaves_room_for_the_prompt(http: httpx.Client) -> None:
+    assert complete(http, prompt="x" * 60)["usage"]["completion_tokens"] == 4
+    response = http.post("/v1/completions", json={"prompt": "x" * 60, "max_tokens": 16})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "max_tokens")
+
+
 def test_a_prompt_is_cut_only_when_asked(http: httpx.Client) -> None:
     long = "x" * 70 + "yz"
     assert http.post("/v1/completions", json={"prompt": long}).status_code == 400
@@ -199,7 +205,6 @@ def test_request_ids_are_kept_and_may_repeat(http: httpx.Client) -> None:
         response = http.post("/v1/completions", json={"prompt": "x"}, headers=headers)
         assert response.headers["x-request-id"] == "mine-1"
         assert response.json()["id"] == "cmpl-mine-1"
-    assert LLM.seen[-1][0] != LLM.seen[-2][0]
     assert http.get("/nowhere", headers=headers).headers["x-request-id"] == "mine-1"
     assert len(http.get("/version").headers["x-request-id"]) == 32
     assert complete(http, prompt="x", request_id="body")["id"] == "cmpl-body"

@@ -43,7 +43,8 @@ def test_health_is_a_round_trip() -> None:
         assert httpx.get(url + "/ping").status_code == httpx.post(url + "/ping").status_code == 200
         llm.hung = True
         response = httpx.get(url + "/health")
-        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_hung")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_dead")
+        assert "not answered for 0.1 s" in response.json()["error"]["message"]
         llm.dead = True
         response = httpx.get(url + "/health")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_dead")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from ellm.core.sampling import SamplingParams
+from ellm.llm.outputs import CompletionOutput
 from ellm.server import logprobs
-from ellm.server.backend import Choice, Scores
 from ellm.server.generation import ChoiceTotal, Generation, PromptTotal, blank_totals, collect
 from ellm.server.prompts import Prompt, read_chat
 from ellm.server.protocol.chat import (
@@ -86,7 +86,7 @@ class ChatAnswer:
             self.service.llm,
             [prompt],
             self.params,
-            self.ticket.engine_id,
+            self.ticket.request_id,
             self.request.priority or 0,
         )
 
@@ -111,17 +111,17 @@ class ChatAnswer:
         )
         return self._chunk([role], prompt, total, opening=True)
 
-    def _delta(self, news: Choice) -> ChatChunkChoice:
+    def _delta(self, news: CompletionOutput) -> ChatChunkChoice:
         choice = ChatChunkChoice(
             index=news.index,
             delta=ChatDelta(content=news.text),
-            logprobs=self._logprobs(list(news.token_ids), list(news.logprobs or ())),
+            logprobs=self._logprobs(news.token_ids, news.logprobs or ()),
             finish_reason=news.finish_reason,
         )
         if news.finish_reason:
             choice.stop_reason = news.stop_reason
         if self.request.return_token_ids:
-            choice.token_ids = list(news.token_ids)
+            choice.token_ids = news.token_ids
         return choice
 
     def _chunk(
@@ -148,7 +148,9 @@ class ChatAnswer:
             chunk.prompt_token_ids = prompt.token_ids
         return chunk.model_dump_json(exclude_unset=True)
 
-    def _logprobs(self, token_ids: list[int], scores: list[Scores]) -> ChatLogprobs | None:
+    def _logprobs(
+        self, token_ids: Sequence[int], scores: Sequence[logprobs.Scores]
+    ) -> ChatLogprobs | None:
         if self.params.logprobs is None:
             return None
         by_id = bool(self.request.return_tokens_as_token_ids)

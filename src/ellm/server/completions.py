@@ -7,11 +7,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from ellm.core.sampling import SamplingParams
+from ellm.llm.outputs import CompletionOutput
 from ellm.server import logprobs
-from ellm.server.backend import Choice, Scores
 from ellm.server.generation import ChoiceTotal, Generation, PromptTotal, blank_totals, collect
 from ellm.server.prompts import Prompt, read_prompt
 from ellm.server.protocol.completions import (
+    DEFAULT_MAX_TOKENS,
     Completion,
     CompletionChoice,
     CompletionLogprobs,
@@ -87,18 +88,23 @@ class CompletionAnswer:
         return replace(prompt, text=decode(prompt.token_ids, skip_special_tokens=keep_special))
 
     def _generation(self, prompts: Sequence[Prompt]) -> Generation:
+        params = self.params
+        if self.request.max_tokens is None:
+            # Our default limit must not make a prompt too long that fits without it.
+            room = self.service.llm.max_model_len - max(len(p.token_ids) for p in prompts)
+            params = replace(params, max_tokens=max(1, min(DEFAULT_MAX_TOKENS, room)))
         return Generation(
             self.service.llm,
             prompts,
-            self.params,
-            self.ticket.engine_id,
+            params,
+            self.ticket.request_id,
             self.request.priority or 0,
         )
 
     def _choice(
         self, number: int, prompt: Prompt, total: PromptTotal, said: ChoiceTotal
     ) -> CompletionChoice:
-        text, token_ids, scores = "", list[int](), list[Scores | None]()
+        text, token_ids, scores = "", list[int](), list[logprobs.Scores | None]()
         if self.request.echo:
             text = prompt.text or ""
             token_ids.extend(prompt.token_ids)
@@ -136,7 +142,7 @@ class CompletionAnswer:
         yield choice
 
     def _delta(
-        self, number: int, prompt: Prompt, news: Choice, said: ChoiceTotal
+        self, number: int, prompt: Prompt, news: CompletionOutput, said: ChoiceTotal
     ) -> CompletionChoice:
         text, token_ids, scores = news.text, list(news.token_ids), list(news.logprobs or ())
         if self.request.scores_only:
@@ -158,16 +164,18 @@ class CompletionAnswer:
         return choice
 
     def _logprobs(
-        self, token_ids: Sequence[int], scores: Sequence[Scores | None], offset: int = 0
+        self, token_ids: Sequence[int], scores: Sequence[logprobs.Scores | None], offset: int = 0
     ) -> CompletionLogprobs | None:
         if self.params.logprobs is None:
             return None
+        tokenizer = self.service.llm.tokenizer
         return logprobs.for_completion(
             token_ids,
             scores,
             self.params.logprobs,
             bool(self.request.return_tokens_as_token_ids),
-            self.service.llm.tokenizer.token_text,
+            tokenizer,
+            tokenizer.special_ids if self.params.skip_special_tokens else (),
             offset,
         )
 

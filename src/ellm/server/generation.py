@@ -8,32 +8,33 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from ellm.core.sampling import SamplingParams
-from ellm.server.backend import Backend, Output, Scores
+from ellm.llm.outputs import Logprob, RequestOutput
+from ellm.server.backend import Backend
 from ellm.server.inflight import stopping
 from ellm.server.prompts import Prompt
+
+News = tuple[int, RequestOutput]
+"""What is new, after the index of the prompt it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`engine_id` must be new: clients may repeat theirs."""
+    """Every prompt is one engine request, under the same parameters."""
 
     llm: Backend
     prompts: Sequence[Prompt]
     params: SamplingParams
-    engine_id: str
+    request_id: str
     priority: int = 0
 
-    async def news(self) -> AsyncGenerator[tuple[int, Output], None]:
-        """What is new, with the index of the prompt it belongs to.
-
-        Closing it aborts every prompt, and so does the failure of one.
-        """
+    async def news(self) -> AsyncGenerator[News, None]:
+        """Closing it aborts every prompt, and so does the failure of one."""
         if len(self.prompts) == 1:
             async with aclosing(self._one(0)) as stream:
                 async for output in stream:
                     yield 0, output
             return
-        merged: asyncio.Queue[tuple[int, Output] | Exception | None] = asyncio.Queue(maxsize=1)
+        merged: asyncio.Queue[News | Exception | None] = asyncio.Queue(maxsize=1)
         tasks = [asyncio.create_task(self._pump(i, merged)) for i in range(len(self.prompts))]
         try:
             left = len(tasks)
@@ -50,9 +51,7 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(
-        self, index: int, merged: asyncio.Queue[tuple[int, Output] | Exception | None]
-    ) -> None:
+    async def _pump(self, index: int, merged: asyncio.Queue[News | Exception | None]) -> None:
         try:
             async with aclosing(self._one(index)) as stream:
                 async for output in stream:
@@ -61,11 +60,11 @@ class Generation:
         except Exception as error:
             await merged.put(error)
 
-    async def _one(self, index: int) -> AsyncGenerator[Output, None]:
+    async def _one(self, index: int) -> AsyncGenerator[RequestOutput, None]:
         stream = self.llm.generate(
             self.prompts[index].inputs,
             self.params,
-            f"{self.engine_id}-{index}",
+            f"{self.request_id}-{index}",
             priority=self.priority,
             delta=True,
         )
@@ -82,7 +81,7 @@ class ChoiceTotal:
 
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[Scores] = field(default_factory=list)
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
     length: int = 0
     finish_reason: str | None = None
     stop_reason: int | str | None = None
@@ -97,12 +96,12 @@ class PromptTotal:
     """Everything said so far about one prompt; `choices` by index."""
 
     choices: list[ChoiceTotal]
-    prompt_logprobs: list[Scores | None] = field(default_factory=list)
+    prompt_logprobs: list[dict[int, Logprob] | None] = field(default_factory=list)
     cached_tokens: int = 0
 
-    def add(self, output: Output) -> None:
+    def add(self, output: RequestOutput) -> None:
         self.prompt_logprobs.extend(output.prompt_logprobs or ())
-        self.cached_tokens = max(self.cached_tokens, output.num_cached_tokens or 0)
+        self.cached_tokens = max(self.cached_tokens, output.num_cached_tokens)
         for news in output.outputs:
             choice = self.choices[news.index]
             choice.texts.append(news.text)

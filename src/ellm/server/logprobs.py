@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ellm.server.backend import Scores
+from ellm.llm.outputs import Logprob
+from ellm.llm.tokenizer import Tokenizer
 from ellm.server.protocol.chat import ChatLogprob, ChatLogprobs, ScoredToken
 from ellm.server.protocol.completions import CompletionLogprobs
 
 # JSON has no infinity; vLLM's floor, so that clients need not know two.
 _FLOOR = -9999.0
+
+Scores = Mapping[int, Logprob]
+"""Of one position: the token that stands there and the likeliest ones."""
 
 
 def for_chat(
@@ -30,23 +34,24 @@ def for_completion(
     scores: Sequence[Scores | None],
     top: int,
     by_id: bool,
-    spell: Callable[[int], str],
+    tokenizer: Tokenizer,
+    hidden: Collection[int] = (),
     offset: int = 0,
 ) -> CompletionLogprobs:
     """The chosen token is among its alternatives even where it is not one of the `top`.
 
-    A position without scores (the first of a prompt) is null, and `spell` says how its token reads.
-    Two tokens that read alike share an entry, which keeps the likelier's.
+    A position without scores (the first of a prompt) is null.  `hidden` tokens take no room in the
+    text.  Two tokens that read alike share an entry, which keeps the likelier's.
     """
     tokens: list[str] = []
     logprobs: list[float | None] = []
     tops: list[dict[str, float] | None] = []
     offsets: list[int] = []
     for token, table in zip(token_ids, scores, strict=True):
-        text = spell(token) if table is None else table[token].decoded_token or ""
+        text = tokenizer.token_text(token)
         tokens.append(_named(token, text, by_id))
         offsets.append(offset)
-        offset += len(text)
+        offset += 0 if token in hidden else len(text)
         if table is None:
             logprobs.append(None)
             tops.append(None)

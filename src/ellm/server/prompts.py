@@ -32,8 +32,7 @@ class Prompt:
     @property
     def inputs(self) -> dict[str, Any]:
         """In the shape that the engine takes."""
-        given = {} if self.text is None else {"prompt": self.text}
-        return {"prompt_token_ids": self.token_ids, **given}
+        return {"prompt_token_ids": self.token_ids, "prompt": self.text}
 
 
 async def tokenize(llm: Backend, text: str, add_special_tokens: bool) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import dataclass, field
 
 from ellm.server.backend import Backend
@@ -36,12 +35,8 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Who asked, as answers repeat it.
-
-    `engine_id` is ours alone: two clients may send the same request id at once.
-    """
+    """Who asked, as answers repeat it."""
 
     request_id: str
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
-    engine_id: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,8 +9,6 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 import ellm
-from ellm.core.errors import EngineDead
-from ellm.server.errors import unavailable
 from ellm.server.inflight import stopping
 from ellm.server.metrics import Metrics
 from ellm.server.protocol.models import ErrorBody
@@ -95,11 +92,4 @@ def operation_routes(service: Service) -> APIRouter:
 async def _check_health(service: Service) -> None:
     if service.inflight.draining:
         raise stopping()
-    limit = service.settings.health_timeout
-    try:
-        await asyncio.wait_for(service.llm.health(), limit)
-    except TimeoutError as error:
-        message = f"The engine has not finished a step for {limit:g} s: it hangs."
-        raise unavailable(message, "engine_hung") from error
-    except EngineDead as error:
-        raise unavailable(str(error), "engine_dead") from error
+    await service.llm.health(service.settings.health_timeout)
