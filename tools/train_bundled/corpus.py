@@ -125,7 +125,9 @@ def claim_lines(text: str, seen: set[int]) -> bool:
     """Add the text's runs of four lines to `seen`; False if most were there already."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     runs = {
-        int.from_bytes(hashlib.blake2b("\n".join(lines[i : i + 4]).encode(), digest_size=8).digest())
+        int.from_bytes(
+            hashlib.blake2b("\n".join(lines[i : i + 4]).encode(), digest_size=8).digest()
+        )
         for i in range(max(1, len(lines) - 3))
     }
     if len(runs & seen) > SHARED_LINES_LIMIT * len(runs):
@@ -154,9 +156,7 @@ def function_pairs(document: Document) -> Iterator[Document]:
             yield Document(f"{document.name}:{node.lineno}", question, answer)
 
 
-def source_without_docstring(
-    node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]
-) -> str:
+def source_without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str:
     """The function's own lines, dedented, its docstring removed; "" if they share a line."""
     first, second = node.body[0], node.body[1]
     if second.lineno <= (first.end_lineno or first.lineno) or first.lineno == node.lineno:
