@@ -1,0 +1,127 @@
+"""One engine behind a line protocol on stdin and stdout.
+
+worker.py ENGINE MODEL THREADS
+in   {"prompts": [[ids], ...], "n": 128}
+out  {"seconds": 1.5, "cpu": 2.9, "tokens": 2048, "peak_rss": bytes}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Prompts = Sequence[Sequence[int]]
+Generate = Callable[[Prompts, int], int]
+"""Continue every prompt by n tokens, greedily; returns how many tokens that made."""
+
+
+def ellm(model: str) -> Generate:
+    from ellm import LLM, SamplingParams
+
+    llm = LLM(model, dtype="bfloat16", max_model_len=4096, max_num_seqs=32)
+
+    def generate(prompts: Prompts, n: int) -> int:
+        params = SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, detokenize=False)
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        answers = llm.generate(inputs, params, use_tqdm=False)
+        return sum(len(answer.outputs[0].token_ids) for answer in answers)
+
+    return generate
+
+
+def _reference(model: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.bfloat16, attn_implementation="sdpa"
+    ).eval()
+    loaded.generation_config.eos_token_id = None
+    loaded.generation_config.pad_token_id = 2
+    return loaded
+
+
+def transformers(model: str) -> Generate:
+    """`generate`, one static batch."""
+    import torch
+
+    loaded = _reference(model)
+
+    def generate(prompts: Prompts, n: int) -> int:
+        ids = torch.tensor(prompts)
+        with torch.inference_mode():
+            answer = loaded.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False
+            )
+        return int(answer.shape[0] * (answer.shape[1] - ids.shape[1]))
+
+    return generate
+
+
+def transformers_cb(model: str) -> Generate:
+    """`generate_batch`, continuous batching with a pool large enough for every request."""
+    from transformers import GenerationConfig
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    loaded = _reference(model)
+    pool = ContinuousBatchingConfig(
+        page_size=256, num_blocks=64, max_batch_tokens=2048, allow_block_sharing=False
+    )
+
+    def generate(prompts: Prompts, n: int) -> int:
+        config = GenerationConfig(
+            max_new_tokens=n, do_sample=False, eos_token_id=-1, pad_token_id=2
+        )
+        answers = loaded.generate_batch(
+            [list(prompt) for prompt in prompts],
+            generation_config=config,
+            continuous_batching_config=pool,
+            progress_bar=False,
+            persistent_manager=True,
+        )
+        return sum(len(answer.generated_tokens) for answer in answers.values())
+
+    return generate
+
+
+ENGINES = {"ellm": ellm, "transformers": transformers, "transformers-cb": transformers_cb}
+
+
+def peak_rss() -> int:
+    """Most bytes of real memory this process ever held."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM in /proc/self/status")
+
+
+def main() -> None:
+    name, model, threads = sys.argv[1:]
+    protocol = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever an engine prints goes to the log
+    import torch
+
+    torch.set_num_threads(int(threads))
+    start = time.perf_counter()
+    generate = ENGINES[name](model)
+    print(json.dumps({"load_seconds": time.perf_counter() - start}), file=protocol)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        start, cpu = time.perf_counter(), time.process_time()
+        tokens = generate(asked["prompts"], asked["n"])
+        answer = {
+            "seconds": time.perf_counter() - start,
+            "cpu": time.process_time() - cpu,
+            "tokens": tokens,
+            "peak_rss": peak_rss(),
+        }
+        print(json.dumps(answer), file=protocol)
+
+
+if __name__ == "__main__":
+    main()
