@@ -288,9 +288,14 @@ def _cut(best: Tensor, peak: Tensor, floor: Tensor, needed: Tensor) -> tuple[Ten
 
 
 def _ranked(block: Buffers, row: int) -> Tensor:
-    """All of a row [V] in falling order: the slow way, for the few that K tokens do not settle."""
-    torch.sort(block.work[row], descending=True, out=(block.ranked, block.order))
-    return block.ranked
+    """All of a row [V] in falling order, for the few rows that K tokens do not settle."""
+    if block.work.is_cuda:
+        torch.sort(block.work[row], descending=True, out=(block.ranked, block.order))
+        return block.ranked
+    # On the CPU, numpy sorts bare values about ten times faster than torch values with indices.
+    line = torch.neg(block.work[row], out=block.ranked).numpy()
+    line.sort()
+    return block.ranked.neg_()
 
 
 def _report(block: Buffers, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprobs]:
