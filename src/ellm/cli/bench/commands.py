@@ -6,43 +6,47 @@ import asyncio
 import math
 import random
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from ellm.cli.bench import offline, report
 from ellm.cli.bench.client import Endpoint, Target
 from ellm.cli.bench.load import apply_load, find_model
+from ellm.cli.bench.options import (
+    BaseUrl,
+    BatchSize,
+    Burstiness,
+    Dataset,
+    DatasetName,
+    DatasetPath,
+    EndpointName,
+    Goodput,
+    Host,
+    IgnoreEos,
+    InputLen,
+    MaxConcurrency,
+    Model,
+    MoreGoodput,
+    NumIters,
+    NumItersWarmup,
+    NumPrompts,
+    OutputJson,
+    OutputLen,
+    Port,
+    RequestRate,
+    Seed,
+)
 from ellm.cli.bench.statistics import parse_objectives, summarize
 from ellm.cli.bench.traces import read_trace
 from ellm.cli.bench.workload import WorkItem, arrivals, fixed_lengths, sharegpt_lengths, timed
 from ellm.cli.engine_options import takes_engine_args
 from ellm.cli.progress import counting_bar
+from ellm.cli.sampling_options import Temperature
+from ellm.cli.serve import ApiKey
 from ellm.core.errors import ConfigError
-from ellm.core.units import parse_count
 from ellm.llm.args import EngineArgs
-
-
-class Dataset(Enum):
-    """Where the lengths of prompts and answers come from."""
-
-    RANDOM = "random"
-    SHAREGPT_LENGTHS = "sharegpt-lengths"
-    TRACE = "trace"
-
-
-def _count(name: str, text: str) -> Any:
-    return typer.Option(name, parser=parse_count, metavar="N", help=text)
-
-
-InputLen = Annotated[int, _count("--input-len", "Tokens per prompt.")]
-OutputLen = Annotated[int, _count("--output-len", "Tokens per answer.")]
-NumPrompts = Annotated[int, _count("--num-prompts", "Requests in all.")]
-OutputJson = Annotated[
-    Path | None, typer.Option("--output-json", help="Write the figures to this file.")
-]
 
 
 def group() -> typer.Typer:
@@ -61,9 +65,9 @@ def latency(
     args: EngineArgs,
     input_len: InputLen = 32,
     output_len: OutputLen = 128,
-    batch_size: Annotated[int, _count("--batch-size", "Prompts at once.")] = 8,
-    num_iters_warmup: Annotated[int, _count("--num-iters-warmup", "Unmeasured rounds.")] = 2,
-    num_iters: Annotated[int, _count("--num-iters", "Measured rounds.")] = 10,
+    batch_size: BatchSize = 8,
+    num_iters_warmup: NumItersWarmup = 2,
+    num_iters: NumIters = 10,
     output_json: OutputJson = None,
 ) -> int:
     """Seconds that one batch of random prompts takes, without a server."""
@@ -96,52 +100,25 @@ def _report(figures: dict[str, Any], output_json: Path | None) -> int:
 
 
 def serve(
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="Server, instead of --host and --port.")
-    ] = None,
-    host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port")] = 8000,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Default the first that the server lists.")
-    ] = None,
-    endpoint: Annotated[Endpoint, typer.Option("--endpoint")] = Endpoint.COMPLETIONS,
-    api_key: Annotated[
-        str | None, typer.Option("--api-key", envvar=["ELLM_API_KEY", "VLLM_API_KEY"])
-    ] = None,
-    dataset_name: Annotated[Dataset, typer.Option("--dataset-name")] = Dataset.RANDOM,
-    dataset_path: Annotated[
-        Path | None,
-        typer.Option("--dataset-path", help="Trace: Azure or length CSV, or Mooncake JSONL."),
-    ] = None,
+    base_url: BaseUrl = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    model: Model = None,
+    endpoint: EndpointName = Endpoint.COMPLETIONS,
+    api_key: ApiKey = None,
+    dataset_name: DatasetName = Dataset.RANDOM,
+    dataset_path: DatasetPath = None,
     num_prompts: NumPrompts = 100,
     input_len: InputLen = 128,
     output_len: OutputLen = 128,
-    request_rate: Annotated[
-        float | None,
-        typer.Option(
-            "--request-rate", help="Requests/s, or inf (the default; a trace's default is its own)."
-        ),
-    ] = None,
-    burstiness: Annotated[
-        float, typer.Option("--burstiness", help="1 is Poisson, less is burstier.")
-    ] = 1.0,
-    max_concurrency: Annotated[
-        int | None, typer.Option("--max-concurrency", help="Most requests in flight.")
-    ] = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Generate the full length.")
-    ] = False,
-    temperature: Annotated[float, typer.Option("--temperature")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    goodput: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--goodput", metavar="NAME:MS", help="Objectives: ttft:500 tpot:50 e2el:3000."
-        ),
-    ] = None,
-    more_goodput: Annotated[
-        list[str] | None, typer.Argument(hidden=True, metavar="NAME:MS")
-    ] = None,
+    request_rate: RequestRate = None,
+    burstiness: Burstiness = 1.0,
+    max_concurrency: MaxConcurrency = None,
+    ignore_eos: IgnoreEos = False,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    goodput: Goodput = None,
+    more_goodput: MoreGoodput = None,
     output_json: OutputJson = None,
 ) -> int:
     """Load an OpenAI-compatible server and report latencies, throughput and goodput."""
