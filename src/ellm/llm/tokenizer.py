@@ -1,12 +1,15 @@
 """Text to token ids and back, on the `tokenizers` package alone.
 
-Texts are encoded one by one: the package's batch calls start threads, which forbid a later fork.
+Texts are encoded by the package's batch call, one text each: unlike the single call it computes no
+offsets (a fifth of the time) and lets other threads run meanwhile.  Its own threads are turned off,
+for they forbid a later fork.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,7 @@ class Tokenizer:
         names: Mapping[str, str] | None = None,
         chat_template: str | None = None,
     ) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         core.no_truncation()  # a prompt is never cut silently
         core.no_padding()
         self._core = core
@@ -100,9 +104,10 @@ class Tokenizer:
         Raises RequestError for text that has no UTF-8 (half of a surrogate pair).
         """
         try:
-            encoding = self._core.encode(text, add_special_tokens=add_special_tokens)
+            [encoding] = self._core.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         except (UnicodeEncodeError, TypeError) as error:
-            raise RequestError(f"prompt is not valid Unicode text: {error}", "prompt") from error
+            reason = "prompt is not valid Unicode text: it has half of a surrogate pair"
+            raise RequestError(reason, "prompt") from error
         return list(encoding.ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
