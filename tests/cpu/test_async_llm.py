@@ -14,8 +14,10 @@ from toy_model import save_toy_model
 
 from ellm import LLM, AsyncLLM, SamplingParams
 from ellm.core.errors import ContextOverflow, EngineDead, QueueFull, RequestError
+from ellm.core.output import SequenceOutput
 from ellm.llm.args import EngineArgs
 from ellm.llm.outputs import RequestOutput
+from ellm.llm.request_tracker import RequestTracker
 
 PROMPTS = ["hello world", "the fox", "naïve 日本 été stop", "x"]
 BUDGET = 64 << 20
@@ -61,10 +63,10 @@ async def collect(
 
 
 async def until_idle(llm: AsyncLLM) -> None:
+    """Nothing runs, waits or holds KV; a limit on the whole test ends a wait for ever."""
     while True:
         snapshot = llm.snapshot()
-        if snapshot.running == snapshot.waiting == 0:
-            assert snapshot.memory.held.get("kv", 0) == 0
+        if snapshot.running == snapshot.waiting == snapshot.memory.held.get("kv", 0) == 0:
             return
         await asyncio.sleep(0.01)
 
@@ -161,6 +163,32 @@ def test_one_bad_request_is_one_callers_trouble(
                 with pytest.raises(error):
                     await collect(llm, prompt, SamplingParams())
             assert (await good)[-1].outputs[0].token_ids == wanted[PROMPTS[0]]
+
+    run(body)
+
+
+def test_trouble_with_one_text_is_not_shared(
+    directory: Path, wanted: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = RequestTracker.add
+
+    def broken(tracker: RequestTracker, news: SequenceOutput) -> bool:
+        if tracker.output().prompt == PROMPTS[1] and news.token is not None:
+            raise RuntimeError("bad text")
+        return add(tracker, news)
+
+    async def body() -> None:
+        async with serving(directory) as llm:
+            monkeypatch.setattr(RequestTracker, "add", broken)
+            answers = await asyncio.gather(
+                *(collect(llm, text, long(40)) for text in PROMPTS), return_exceptions=True
+            )
+            assert isinstance(answers[1], RuntimeError)
+            for place in (0, 2, 3):
+                answer = answers[place]
+                assert isinstance(answer, list)
+                assert answer[-1].outputs[0].token_ids == wanted[PROMPTS[place]]
+            await until_idle(llm)
 
     run(body)
 

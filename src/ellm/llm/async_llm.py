@@ -37,9 +37,9 @@ class _Stream:
     tracker: RequestTracker
     home: asyncio.AbstractEventLoop
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    error: EngineDead | None = None
+    error: Exception | None = None
 
-    def fail(self, error: EngineDead) -> None:
+    def fail(self, error: Exception) -> None:
         self.error = error
         self.woken.set()
 
@@ -125,8 +125,11 @@ class AsyncLLM:
             stream = self._streams.get(item.request_id)
             if stream is None:
                 continue
-            if stream.tracker.add(item):
-                self._loop.abort(item.request_id, item.index)
+            try:
+                if stream.tracker.add(item):
+                    self._loop.abort(item.request_id, item.index)
+            except Exception as error:  # spoils this request, not those that share the parcel
+                stream.fail(error)
             if stream.tracker.has_news:
                 stream.woken.set()
 
