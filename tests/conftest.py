@@ -1,13 +1,16 @@
-"""What every tier shares: a marker by folder, threads, property-test profiles."""
+"""What every tier shares: a marker by folder, one thread, property-test profiles."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# One thread: with two on a busy machine, every parallel region waits for the other's time slice,
+# and a suite of minutes takes an hour.  Set before torch reads it; servers in children inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 TIERS = ("null", "cpu", "gpu", "e2e")
 
@@ -31,10 +34,3 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _threads() -> None:
-    """Two threads, where torch is already loaded: enough to find a race, few enough to share."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(2)

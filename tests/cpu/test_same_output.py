@@ -1,0 +1,142 @@
+"""However memory is cut and shared out, the same requests get the same words.
+
+Sixty-four requests, greedy, in float32, on the bundled model: either layout, any chunk size, any
+batch size, prompts in one piece or in many, with preemptions, with shared prefixes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ellm.core.config import KvLayout
+from ellm.core.request import Request
+from ellm.core.sampling import SamplingParams
+from ellm.core.units import KIB, MIB
+from ellm.engine.engine import Engine
+from ellm.llm.args import EngineArgs
+from ellm.llm.build import build
+
+BASE = EngineArgs(
+    model="ellm-base",
+    dtype="float32",
+    memory=256 * MIB,
+    max_model_len=512,
+    max_num_seqs=64,
+    max_num_batched_tokens=2048,
+)
+
+Answers = dict[str, list[int]]
+
+
+def requests() -> list[Request]:
+    rng = random.Random(7)
+    params = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
+    lengths = [rng.randrange(1, 160) for _ in range(64)]
+    common = [rng.randrange(100, 2000) for _ in range(80)]
+    prompts = [
+        (common[: n // 2] if i % 2 else []) + [rng.randrange(100, 2000) for _ in range(n)]
+        for i, n in enumerate(lengths)
+    ]
+    return [
+        Request(request_id=f"r{i}", prompt=tuple(p), params=params) for i, p in enumerate(prompts)
+    ]
+
+
+def answers(engine: Engine, between_steps: Callable[[], None] = lambda: None) -> Answers:
+    out: Answers = {}
+    for request in requests():
+        engine.submit(request)
+    while engine.has_work:
+        between_steps()
+        for news in engine.step():
+            assert news.token is not None
+            out.setdefault(news.request_id, []).append(news.token)
+    engine.check()
+    return out
+
+
+@pytest.fixture(scope="module")
+def truth() -> Answers:
+    built = build(BASE)
+    try:
+        return answers(built.engine)
+    finally:
+        built.engine.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kv_layout": KvLayout.PAGED},
+        {"kv_layout": KvLayout.PAGED, "block_size": 3, "chunk_bytes": 16 * KIB},
+        {"chunk_bytes": 4 * KIB},
+        {"chunk_bytes": 2 * MIB},
+        {"max_num_batched_tokens": 48},
+        {"max_num_seqs": 5},
+        {"enable_prefix_caching": True},
+        {"enable_prefix_caching": True, "kv_layout": KvLayout.PAGED},
+    ],
+    ids=lambda change: " ".join(f"{k}={getattr(v, 'value', v)}" for k, v in change.items()),
+)
+def test_the_same_words(change: dict[str, object], truth: Answers) -> None:
+    built = build(replace(BASE, **change))  # type: ignore[arg-type]
+    assert answers(built.engine) == truth
+    built.engine.close()
+
+
+@pytest.mark.parametrize("layout", list(KvLayout))
+def test_the_same_words_after_preemptions(layout: KvLayout, truth: Answers) -> None:
+    built = build(replace(BASE, kv_layout=layout, chunk_bytes=4 * KIB))
+    rng = random.Random(5)
+
+    def squeeze() -> None:
+        """Now and then, leave KV less than it holds: room for one sequence, or for a few."""
+        if rng.random() < 0.3:
+            ledger = built.engine._memory.pool.ledger
+            ledger.limit("kv", ceiling=rng.randrange(400, 4000))
+
+    assert answers(built.engine, squeeze) == truth
+    assert built.engine.stats.preemptions > 20
+    built.engine.close()
+
+
+def shared_memory() -> int:
+    """Bytes of shared memory resident in this process, as the kernel counts them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssShmem:"):
+            return int(line.split()[1]) * KIB
+    raise AssertionError("no RssShmem in /proc/self/status")
+
+
+@pytest.mark.parametrize("layout", list(KvLayout))
+def test_a_burst_with_aborts_gives_every_byte_back(layout: KvLayout) -> None:
+    built = build(replace(BASE, kv_layout=layout))
+    engine = built.engine
+    before = shared_memory()
+    rng = random.Random(3)
+    for request in requests():
+        engine.submit(request)
+    alive = [f"r{i}" for i in range(64)]
+    highest = before
+    while engine.has_work:
+        engine.step()
+        highest = max(highest, shared_memory())
+        if alive and rng.random() < 0.7:
+            engine.abort(alive.pop(rng.randrange(len(alive))))
+        engine.check()
+    grown = highest - before
+    assert grown > 4 * MIB
+    released = engine.rest()
+    memory = engine.snapshot().memory
+    assert memory.held.get("kv", 0) == 0
+    assert memory.held.get("activations", 0) == 0
+    assert memory.free == memory.total - memory.held["weights"]
+    assert memory.physical_bytes == memory.held["weights"] * memory.chunk_bytes
+    assert highest - shared_memory() == pytest.approx(released, abs=2 * MIB)
+    assert shared_memory() == pytest.approx(before, abs=MIB)
+    engine.close()
