@@ -120,7 +120,9 @@ def test_choices_share_their_prompt(layout: KvLayout) -> None:
     assert engine.snapshot().memory.held["kv"] < 2 * alone
     tokens = drain(engine)
     for index in range(4):
-        assert tokens["four", index] == expected(prompt, 3, seed=index)[-len(tokens["four", index]) :]
+        assert (
+            tokens["four", index] == expected(prompt, 3, seed=index)[-len(tokens["four", index]) :]
+        )
     assert everything_is_free(engine)
 
 

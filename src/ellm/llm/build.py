@@ -1,8 +1,8 @@
 """The composition root: where the deciding half meets the doing half.
 
-    directory ─ checkpoint ─ spec ─┐
-    machine ─ budget ─ chunk size ─┴ driver ─ pool ─┬ weights ────┐
-                                                    └ KV, workspace ─ runner ─ engine
+directory ─ checkpoint ─ spec ─┐
+machine ─ budget ─ chunk size ─┴ driver ─ pool ─┬ weights ────┐
+                                                └ KV, workspace ─ runner ─ engine
 """
 
 from __future__ import annotations
