@@ -6,7 +6,6 @@ python scripted.py PORT SHUTDOWN_TIMEOUT STEP_SECONDS       serves it in a proce
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
@@ -163,7 +162,6 @@ def _output(
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
     number, patience, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     settings = ServerSettings(port=number, shutdown_timeout=patience)
     sys.exit(serve(ScriptedLLM(step=seconds), settings))

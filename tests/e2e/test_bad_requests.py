@@ -59,6 +59,7 @@ def refuse(response: httpx.Response, status: int, param: str | None) -> str:
         ({"prompt": [10**30]}, "prompt"),
         ({"prompt": ["a"] * 5000}, "prompt"),
         ({"prompt": "\ud800"}, "prompt"),
+        ({"prompt": ["a"] * 100, "n": 100}, "n"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "a", "max_tokens": -5}, "max_tokens"),
         ({"prompt": "a", "max_tokens": 10**40}, "max_tokens"),

@@ -108,6 +108,6 @@ def test_openmetrics_where_asked(url: str) -> None:
 
 
 def test_probes(url: str) -> None:
-    for path in ("/metrics", "/"):
+    for path in ("/metrics", "/", "/health"):
         response = httpx.head(url + path)
         assert (response.status_code, response.content) == (200, b"")

@@ -97,5 +97,6 @@ def test_a_closed_engine_is_not_healthy() -> None:
         assert httpx.get(url + "/health").status_code == 200
         llm.close()
         assert httpx.get(url + "/health").status_code == 503
+        assert httpx.get(url + "/metrics").status_code == 200
         response = httpx.post(url + TEXT, json={"prompt": "a"})
         assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_dead")

@@ -78,7 +78,7 @@ class ChatAnswer:
             self.request,
             trust_template=self.service.settings.trust_request_chat_template,
             add_special_tokens=self.request.add_special_tokens,
-            keep_last=self.request.truncate_prompt_tokens,
+            keep_last=self.request.keep_last(self.service.llm.max_model_len),
         )
 
     def _generation(self, prompt: Prompt) -> Generation:

@@ -80,7 +80,7 @@ class CompletionAnswer:
             self.service.llm,
             given,
             add_special_tokens=self.request.add_special_tokens,
-            keep_last=self.request.truncate_prompt_tokens,
+            keep_last=self.request.keep_last(self.service.llm.max_model_len),
         )
         if not self.request.echo or prompt.text is not None:
             return prompt

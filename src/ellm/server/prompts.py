@@ -56,8 +56,8 @@ async def read_prompt(
         raise RequestError("prompt is empty", "prompt")
     if isinstance(prompt, str):
         ids = await tokenize(llm, prompt, add_special_tokens is not False)
-        return _cut(llm, Prompt(ids, prompt), keep_last)
-    return _cut(llm, Prompt(prompt), keep_last)
+        return _cut(Prompt(ids, prompt), keep_last)
+    return _cut(Prompt(prompt), keep_last)
 
 
 async def read_chat(
@@ -76,7 +76,7 @@ async def read_chat(
     text = await _render(llm, messages, body, trust_template)
     if not text:
         raise RequestError("the chat template made an empty prompt of the messages", "messages")
-    return _cut(llm, Prompt(await tokenize(llm, text, bool(add_special_tokens)), text), keep_last)
+    return _cut(Prompt(await tokenize(llm, text, bool(add_special_tokens)), text), keep_last)
 
 
 async def _render(
@@ -109,15 +109,8 @@ async def _render(
     return await _off_loop(sum(len(turn["content"] or "") for turn in turns), render)
 
 
-def _cut(llm: Backend, prompt: Prompt, keep_last: int | None) -> Prompt:
-    if keep_last is None:
-        return prompt
-    if keep_last == -1:
-        keep_last = llm.max_model_len - 1
-    if keep_last < 1:
-        reason = f"truncate_prompt_tokens must be -1 or at least 1, not {keep_last}"
-        raise RequestError(reason, "truncate_prompt_tokens")
-    if len(prompt.token_ids) <= keep_last:
+def _cut(prompt: Prompt, keep_last: int | None) -> Prompt:
+    if keep_last is None or len(prompt.token_ids) <= keep_last:
         return prompt
     return Prompt(prompt.token_ids[-keep_last:])
 

@@ -54,8 +54,11 @@ def serve(llm: Backend, settings: ServerSettings, listener: socket.socket | None
     """Serve until SIGTERM or SIGINT; the exit status for the process.
 
     The first signal drains: new work gets 503, running work has `shutdown_timeout` seconds.  A
-    second one ends the process at once.  `llm` is closed on return.
+    second one ends the process at once.  `llm` is closed on return.  Logs go to stderr unless the
+    caller has set up logging.
     """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _log.setLevel(logging.INFO if settings.enable_log_requests else logging.WARNING)
     listener = bind(settings) if listener is None else listener
     inflight = InFlight()
     config = uvicorn_config(create_app(llm, settings, inflight))

@@ -30,7 +30,7 @@ class ServerSettings:
     root_path: str = ""
     enable_log_requests: bool = False
     trust_request_chat_template: bool = False
-    max_body_bytes: int = 16 * MIB
+    max_body_bytes: int = 8 * MIB
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -111,6 +111,16 @@ class SamplingBody(Body):
             **given, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs
         )
 
+    def keep_last(self, context: int) -> int | None:
+        """Most prompt tokens to keep, None for all; asked as -1 it leaves room for the answer."""
+        asked = self.truncate_prompt_tokens
+        if asked == -1:
+            asked = context - (self.max_tokens or 1)
+        if asked is not None and asked < 1:
+            param = "truncate_prompt_tokens"
+            raise RequestError(f"{param} must be -1 or at least 1, not {asked}", param)
+        return asked
+
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)

@@ -12,7 +12,7 @@ from ellm.server.protocol.base import SamplingBody
 from ellm.server.protocol.usage import Usage
 
 DEFAULT_MAX_TOKENS = 16
-_MOST_PROMPTS = 4096
+_MOST_CHOICES = 4096
 _MOST_LOGPROBS = 100
 
 AnyPrompt = str | list[int]
@@ -23,8 +23,8 @@ def _read_prompts(value: Any) -> list[AnyPrompt]:
     if isinstance(value, str) or _is_token_ids(value):
         return [value]
     if isinstance(value, list) and value:
-        if len(value) > _MOST_PROMPTS:
-            raise ValueError(f"{len(value)} prompts, at most {_MOST_PROMPTS} in one request")
+        if len(value) > _MOST_CHOICES:
+            raise ValueError(f"{len(value)} prompts, at most {_MOST_CHOICES} in one request")
         if all(isinstance(p, str) for p in value) or all(_is_token_ids(p) for p in value):
             return value
     raise ValueError("must be text, token ids, or a list of either, and not empty")
@@ -67,6 +67,10 @@ class CompletionRequest(SamplingBody):
         scores = self.prompt_logprobs
         if self.echo and top is not None:
             scores = max(top, scores or 0)
+        choices = len(self.prompt) * (self.n or 1)
+        if choices > _MOST_CHOICES:
+            reason = f"{choices} choices, at most {_MOST_CHOICES} in one request"
+            raise RequestError(f"n makes {reason}", "n")
         return self.sampling(max_tokens=limit, logprobs=top, prompt_logprobs=scores)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 import ellm
 from ellm.server.inflight import stopping
@@ -25,15 +25,6 @@ class Load(BaseModel):
     server_load: int
 
 
-class Welcome(BaseModel):
-    """What this is and where to look next."""
-
-    name: str
-    version: str
-    models: list[str]
-    endpoints: list[str]
-
-
 def operation_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["Operations"])
     metrics = Metrics(service)
@@ -41,14 +32,18 @@ def operation_routes(service: Service) -> APIRouter:
         503: {"model": ErrorBody, "description": "The engine is dead, hung or stopping."}
     }
 
-    @router.get("/health", responses=unwell)
+    @router.get("/health", response_class=Response, responses=unwell)
     async def health() -> Response:
         """200 after a round trip to the step loop."""
         await _check_health(service)
         return Response()
 
-    @router.get("/ping", responses=unwell)
-    @router.post("/ping", responses=unwell, include_in_schema=False)
+    @router.head("/health", include_in_schema=False)
+    async def probe_health() -> Response:
+        await _check_health(service)
+        return Response()
+
+    @router.get("/ping", response_class=Response, responses=unwell)
     async def ping() -> Response:
         """As `/health`, under the name some platforms ask for."""
         await _check_health(service)
@@ -62,30 +57,27 @@ def operation_routes(service: Service) -> APIRouter:
     async def load() -> Load:
         return Load(server_load=len(service.inflight))
 
-    @router.get("/metrics")
     async def scrape(request: Request) -> Response:
         """Prometheus text, or OpenMetrics where asked for."""
         body, content_type = metrics.expose(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
-    @router.head("/metrics", include_in_schema=False)
-    async def probe_metrics() -> Response:
-        return Response()
-
-    @router.head("/", include_in_schema=False)
-    async def probe() -> Response:
-        return Response()
-
-    @router.get("/")
-    async def welcome(request: Request) -> Welcome:
-        paths = request.app.openapi()["paths"]
-        return Welcome(
-            name="eLLM",
-            version=ellm.__version__,
-            models=list(service.model_names),
-            endpoints=[f"{verb.upper()} {path}" for path in paths for verb in paths[path]],
+    async def welcome(request: Request) -> Response:
+        """What this is and where to look next."""
+        paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+        described = [f"{verb.upper()} {path}" for path in paths for verb in paths[path]]
+        return JSONResponse(
+            {
+                "name": "eLLM",
+                "version": ellm.__version__,
+                "models": service.model_names,
+                "endpoints": [*described, "GET /metrics", "GET /docs"],
+            }
         )
 
+    # Plain routes answer HEAD too, which load generators try first.
+    router.add_route("/metrics", scrape)
+    router.add_route("/", welcome)
     return router
 
 
