@@ -113,6 +113,16 @@ def test_death_is_told_and_pings_fail() -> None:
     loop.stop()
 
 
+def test_a_cancelled_ping_harms_nobody() -> None:
+    listener = Listener(expected=1)
+    loop = EngineLoop(engine_of(), listener.deliver, listener.died)
+    loop.ping().cancel()
+    loop.start()
+    loop.ping().result(WAIT)
+    assert listener.error is None
+    loop.stop()
+
+
 def test_a_stopped_loop_takes_nothing() -> None:
     listener = Listener(expected=1)
     loop = EngineLoop(engine_of(), listener.deliver, listener.died)

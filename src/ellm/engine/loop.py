@@ -54,8 +54,8 @@ class EngineLoop:
         self._inbox.put(lambda: self._arrive(request))
 
     def _arrive(self, request: Request) -> None:
-        self._engine.enqueue(request)
-        with self._lock:
+        with self._lock:  # a request is on its way or in the queue, never both
+            self._engine.enqueue(request)
             self._arriving -= 1
 
     def abort(self, request_id: str, index: int | None = None) -> None:
@@ -65,7 +65,7 @@ class EngineLoop:
     def ping(self) -> Future[None]:
         """Done when the loop has come round; failed with EngineDead if it cannot."""
         answer: Future[None] = Future()
-        self._inbox.put(lambda: answer.set_result(None))
+        self._inbox.put(lambda: _answer(answer))
         if self._error is not None or not self._thread.is_alive():
             answer = Future()
             answer.set_exception(EngineDead(self._epitaph()))
@@ -114,3 +114,9 @@ class EngineLoop:
         except Empty:
             self._engine.rest()
             return self._inbox.get()
+
+
+def _answer(answer: Future[None]) -> None:
+    """Tell whoever asked, unless they have gone."""
+    if answer.set_running_or_notify_cancel():
+        answer.set_result(None)
