@@ -66,7 +66,8 @@ class EngineLoop:
         """Done when the loop has come round; failed with EngineDead if it cannot."""
         answer: Future[None] = Future()
         self._inbox.put(lambda: _answer(answer))
-        if self._error is not None or not self._thread.is_alive():
+        ended = self._thread.ident is not None and not self._thread.is_alive()
+        if self._error is not None or ended:
             answer = Future()
             answer.set_exception(EngineDead(self._epitaph()))
         return answer
