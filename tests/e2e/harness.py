@@ -28,9 +28,8 @@ def running_server(llm: Backend, **options: Any) -> Iterator[tuple[str, Draining
     settings = ServerSettings(port=0, **options)
     listener = bind(settings)
     inflight = InFlight()
-    server = DrainingServer(
-        uvicorn_config(create_app(llm, settings, inflight)), inflight, settings.shutdown_timeout
-    )
+    config = uvicorn_config(create_app(llm, settings, inflight), settings)
+    server = DrainingServer(config, inflight, settings.shutdown_timeout)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -57,6 +57,16 @@ def test_health_is_open(url: str) -> None:
     assert httpx.get(url + "/health").status_code == 200
 
 
+def test_behind_a_proxy_that_cuts_a_prefix() -> None:
+    with running(ScriptedLLM(), api_key=KEY, root_path="/api") as url:
+        assert httpx.get(url + "/health").status_code == 200
+        assert httpx.get(url + "/v1/models").status_code == 401
+        headers = [(b"authorization", f"Bearer {KEY}".encode())]
+        assert httpx.get(url + "/v1/models", headers=headers).status_code == 200
+        schema = httpx.get(url + "/openapi.json", headers=headers).json()
+        assert schema["servers"] == [{"url": "/api"}]
+
+
 def test_with_the_key(url: str) -> None:
     for scheme in ("Bearer", "bearer"):
         headers = [(b"authorization", f"{scheme} {KEY}".encode())]

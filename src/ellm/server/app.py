@@ -31,7 +31,6 @@ def create_app(
     app = FastAPI(
         title="eLLM",
         version=ellm.__version__,
-        root_path=settings.root_path,
         redoc_url=None,
         middleware=_layers(settings),
     )

@@ -8,6 +8,7 @@ import hmac
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ellm.server.errors import ApiError
+from ellm.server.request_log import local_path
 
 _OPEN_PATHS = ("/health",)
 
@@ -20,7 +21,7 @@ class Auth:
         self._digest = _digest(key.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+        if scope["type"] == "http" and local_path(scope) not in _OPEN_PATHS:
             # Bytes, for a key need not be ASCII.
             header = dict(scope["headers"]).get(b"authorization", b"")
             scheme, _, key = header.partition(b" ")

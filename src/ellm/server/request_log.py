@@ -51,7 +51,13 @@ class RequestLog:
                 raise
             await answer.response()(scope, receive, named_send)
         finally:
-            if self._log_requests and scope["path"] not in _UNLOGGED:
+            if self._log_requests and local_path(scope) not in _UNLOGGED:
                 taken = 1e3 * (time.perf_counter() - began)
                 line = "%s %s %d %.0f ms %s"
                 _log.info(line, scope["method"], scope["path"], status, taken, request_id)
+
+
+def local_path(scope: Scope) -> str:
+    """The path as routes know it, without the prefix that a proxy cut."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))

@@ -61,7 +61,7 @@ def serve(llm: Backend, settings: ServerSettings, listener: socket.socket | None
     _log.setLevel(logging.INFO if settings.enable_log_requests else logging.WARNING)
     listener = bind(settings) if listener is None else listener
     inflight = InFlight()
-    config = uvicorn_config(create_app(llm, settings, inflight))
+    config = uvicorn_config(create_app(llm, settings, inflight), settings)
     server = DrainingServer(config, inflight, settings.shutdown_timeout)
     names = ", ".join(settings.served_model_names or (llm.model_name,))
     print(f"eLLM serves {names} on {address(settings, listener)}", flush=True)
@@ -74,10 +74,11 @@ def serve(llm: Backend, settings: ServerSettings, listener: socket.socket | None
     return 0
 
 
-def uvicorn_config(app: FastAPI) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
     """Quiet, and patient with clients that keep connections for later."""
     return uvicorn.Config(
         app,
+        root_path=settings.root_path,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -91,11 +92,11 @@ def uvicorn_config(app: FastAPI) -> uvicorn.Config:
 
 
 def address(settings: ServerSettings, listener: socket.socket) -> str:
-    """Where a client finds the server."""
+    """Where a client on this machine finds the server."""
     if settings.uds is not None:
         return f"unix:{settings.uds}"
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{settings.root_path}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class DrainingServer(uvicorn.Server):
