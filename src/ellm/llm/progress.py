@@ -19,14 +19,19 @@ from rich.progress import (
 
 @contextmanager
 def loading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that a loader feeds with (bytes done, bytes in all); it vanishes when done."""
+    """A bar that a loader feeds with (bytes done, bytes in all); it vanishes when done.
+
+    Where stderr is no terminal nothing is written.
+    """
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task(title, total=None)
