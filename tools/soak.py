@@ -254,19 +254,18 @@ async def soak(asked: argparse.Namespace) -> int:
     async with (
         httpx.AsyncClient(base_url=asked.url, timeout=600, limits=limits) as http,
         httpx.AsyncClient(base_url=asked.url, timeout=60) as observer,
+        asyncio.TaskGroup() as tasks,
     ):
         models = (await http.get("/v1/models")).json()
-        rng = random.Random(asked.seed)
-        clients = Clients(http, models["data"][0]["id"], rng)
+        clients = Clients(http, models["data"][0]["id"], random.Random(asked.seed))
         await overload(clients, asked.concurrency, asked.warm_up)
         before = await settle(observer, asked.pid, start)
         print(f"warm: {before}", file=sys.stderr)
-        load = asyncio.create_task(overload(clients, asked.concurrency, 60 * asked.minutes))
+        load = tasks.create_task(overload(clients, asked.concurrency, 60 * asked.minutes))
         while not (await asyncio.wait({load}, timeout=asked.interval))[0]:
             during.append(await sample(observer, asked.pid, start))
             done = sum(clients.tally.answers.values())
             print(f"{done} answers, {during[-1]}", file=sys.stderr)
-        await load
     async with httpx.AsyncClient(base_url=asked.url, timeout=60) as observer:
         after = await settle(observer, asked.pid, start)
     found = faults(before, after, during, clients.tally)
@@ -294,7 +293,11 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=128)
     parser.add_argument("--interval", type=float, default=5, help="seconds between samples")
     parser.add_argument("--seed", type=int, default=0)
-    return asyncio.run(soak(parser.parse_args()))
+    try:
+        return asyncio.run(soak(parser.parse_args()))
+    except* (httpx.HTTPError, OSError, KeyError) as group:
+        print(f"verdict: bad; the server cannot be observed any more: {group.exceptions[0]!r}")
+    return 1
 
 
 if __name__ == "__main__":
