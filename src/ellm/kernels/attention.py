@@ -182,14 +182,14 @@ class SdpaPlan:
 def _attend(block: _Block, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
     """`queries` and `out` are [T, kv_heads, G, D]; `keys` and `values` are [kv_heads, n, D]."""
     end = block.row + block.count
+    keys, values = (plane[:, block.first : block.last] for plane in (keys, values))
     if block.count == 1:
         out[block.row : end].copy_(
             F.scaled_dot_product_attention(queries[block.row : end], keys[None], values[None])
         )
         return
     group = queries.shape[2]
-    keys = keys[:, None, block.first : block.last].expand(-1, group, -1, -1)
-    values = values[:, None, block.first : block.last].expand(-1, group, -1, -1)
+    keys, values = (plane[:, None].expand(-1, group, -1, -1) for plane in (keys, values))
     answer = F.scaled_dot_product_attention(
         queries[block.row : end].permute(1, 2, 0, 3),
         keys,
