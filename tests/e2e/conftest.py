@@ -14,7 +14,7 @@ from ellm.llm.async_llm import AsyncLLM
 
 @pytest.fixture(scope="session")
 def bundled() -> Iterator[AsyncLLM]:
-    llm = AsyncLLM(EngineArgs(model="ellm-base", dtype="float32", memory=256 * MIB, threads=2))
+    llm = AsyncLLM(EngineArgs(model="ellm-base", dtype="float32", memory=256 * MIB, threads=1))
     yield llm
     llm.close()
 
