@@ -43,7 +43,8 @@ class SimExecutor:
         scores = tuple(TokenLogprobs(target, -1.0, 1) for target in step.targets)
         if step.task is None:
             return SequenceResult(step.seq_id, scores=scores)
-        text = array("q", [*step.task.prompt, *step.task.output, step.task.seed]).tobytes()
+        draw = 0 if step.task.params.greedy else step.task.seed
+        text = array("q", [*step.task.prompt, *step.task.output, draw]).tobytes()
         token = zlib.crc32(text) % self._vocab_size
         if token in step.task.banned:
             token = (token + 1) % self._vocab_size
