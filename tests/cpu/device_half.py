@@ -20,6 +20,7 @@ from ellm.models.spec import DecoderSpec
 from ellm.runtime.checkpoint import Checkpoint
 from ellm.runtime.loader import choose_dtype, load, weight_bytes
 from ellm.runtime.runner import Runner
+from ellm.runtime.sampler import Sampler
 from ellm.runtime.workspace import Workspace
 
 GREEDY = SamplingParams(temperature=0)
@@ -96,9 +97,11 @@ class Recorder:
 
 
 class Device:
-    """A checkpoint directory, loaded and ready to take plans."""
+    """A checkpoint directory, loaded and ready to take plans; `recorder` sees its logits."""
 
-    def __init__(self, directory: Path, dtype: str = "auto", **layout: int) -> None:
+    def __init__(
+        self, directory: Path, dtype: str = "auto", *, samples: bool = False, **layout: int
+    ) -> None:
         checkpoint = Checkpoint.open(directory)
         self.spec = describe(checkpoint.config)
         self.dtype = choose_dtype(dtype, self.spec, checkpoint)
@@ -108,8 +111,9 @@ class Device:
         self._room = aligned(16 << 20)
         self.workspace = Workspace(self._room.data_ptr(), len(self._room))
         self.recorder = Recorder()
+        sampler = Sampler(self.spec.vocab_size, self.workspace) if samples else self.recorder
         self.runner = Runner(
-            self.spec, weights, self.arena.arena, self.workspace, ReferenceOps(), self.recorder
+            self.spec, weights, self.arena.arena, self.workspace, ReferenceOps(), sampler
         )
 
     def step(

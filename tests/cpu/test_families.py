@@ -89,6 +89,9 @@ FAMILIES: dict[str, Build] = {
     "phi3-longrope": lambda: _phi3(
         rope_parameters=LONG, original_max_position_embeddings=32, max_position_embeddings=32
     ),
+    "phi3-longrope-long": lambda: _phi3(
+        rope_parameters=LONG, original_max_position_embeddings=8, max_position_embeddings=64
+    ),
     "opt": _opt,
     "opt-gelu-untied": lambda: _opt(activation_function="gelu", tie_word_embeddings=False),
 }
@@ -141,7 +144,7 @@ def test_mixed_steps_give_the_reference_logits(model: tuple[Any, Path], layout: 
 def test_greedy_decoding_is_that_of_generate(model: tuple[Any, Path]) -> None:
     reference, directory = model
     device = Device(directory, page=8)
-    prompt = random_tokens(5, 11)
+    prompt = random_tokens(9, 11)
     ids = torch.tensor([prompt])
     target = reference.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False,
