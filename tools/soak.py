@@ -66,11 +66,13 @@ class Tally:
 class Clients:
     """One kind of behaviour a method; each plays one request."""
 
-    def __init__(self, http: httpx.AsyncClient, model: str, rng: random.Random) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, model: str, rng: random.Random, tally: Tally
+    ) -> None:
         self._http = http
         self._model = model
         self._rng = rng
-        self.tally = Tally()
+        self.tally = tally
         self._kinds: dict[Callable[[], Awaitable[None]], int] = {
             self.read_stream: 40,
             self.read_whole: 20,
@@ -116,7 +118,8 @@ class Clients:
             lines = [line async for line in answer.aiter_lines() if line]
             self.tally.note("stream", answer.status_code, {200}, "".join(lines))
             if answer.status_code == 200 and (
-                lines[-1:] != ["data: [DONE]"] or any('"error"' in line for line in lines)
+                lines[-1:] != ["data: [DONE]"]
+                or any(line.startswith('data: {"error"') for line in lines)
             ):
                 self.tally.surprises[f"stream broke off: {lines[-2:]}"] += 1
 
@@ -250,30 +253,31 @@ async def soak(asked: argparse.Namespace) -> int:
     """Warm up, overload, settle, judge; the exit status."""
     start = time.monotonic()
     during: list[Sample] = []
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=asked.concurrency)
-    async with (
-        httpx.AsyncClient(base_url=asked.url, timeout=600, limits=limits) as http,
-        httpx.AsyncClient(base_url=asked.url, timeout=60) as observer,
-        asyncio.TaskGroup() as tasks,
-    ):
-        models = (await http.get("/v1/models")).json()
-        clients = Clients(http, models["data"][0]["id"], random.Random(asked.seed))
-        await overload(clients, asked.concurrency, asked.warm_up)
+    rng, tally = random.Random(asked.seed), Tally()
+
+    async def load(seconds: float, into: Tally) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=asked.concurrency)
+        async with httpx.AsyncClient(base_url=asked.url, timeout=600, limits=limits) as http:
+            models = (await http.get("/v1/models")).json()
+            clients = Clients(http, models["data"][0]["id"], rng, into)
+            await overload(clients, asked.concurrency, seconds)
+
+    async with httpx.AsyncClient(base_url=asked.url, timeout=60) as observer:
+        await load(asked.warm_up, Tally())
         before = await settle(observer, asked.pid, start)
         print(f"warm: {before}", file=sys.stderr)
-        load = tasks.create_task(overload(clients, asked.concurrency, 60 * asked.minutes))
-        while not (await asyncio.wait({load}, timeout=asked.interval))[0]:
-            during.append(await sample(observer, asked.pid, start))
-            done = sum(clients.tally.answers.values())
-            print(f"{done} answers, {during[-1]}", file=sys.stderr)
-    async with httpx.AsyncClient(base_url=asked.url, timeout=60) as observer:
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(load(60 * asked.minutes, tally))
+            while not (await asyncio.wait({task}, timeout=asked.interval))[0]:
+                during.append(await sample(observer, asked.pid, start))
+                print(f"{sum(tally.answers.values())} answers, {during[-1]}", file=sys.stderr)
         after = await settle(observer, asked.pid, start)
-    found = faults(before, after, during, clients.tally)
+    found = faults(before, after, during, tally)
     report = {
         "minutes": asked.minutes,
         "concurrency": asked.concurrency,
         "seed": asked.seed,
-        "answers": dict(clients.tally.answers.most_common()),
+        "answers": dict(tally.answers.most_common()),
         "before": asdict(before),
         "peak_rss": max((s.rss for s in during), default=0),
         "after": asdict(after),
