@@ -157,3 +157,16 @@ def test_greedy_decoding_is_that_of_generate(model: tuple[Any, Path]) -> None:
         assert result.token is not None
         tokens.append(result.token)
     assert tokens == target
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.05), ("float16", 0.01)])
+def test_short_floats_stay_near_float32(
+    tmp_path_factory: pytest.TempPathFactory, dtype: str, share: float
+) -> None:
+    """Within a share of the logits' own spread: what rounding every intermediate costs."""
+    directory = tmp_path_factory.mktemp(dtype)
+    reference = save_random(_qwen3(head_dim=16), directory)
+    tokens = random_tokens(30, 3)
+    (logits,) = Device(directory, dtype).logits([(0, tokens, 0)])
+    wanted = expected(reference, tokens)
+    assert float((logits - wanted).std() / wanted.std()) < share

@@ -32,6 +32,7 @@ _STORED: Mapping[str, torch.dtype] = MappingProxyType(
 )
 _NAMED: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    | {"float": torch.float32, "half": torch.float16}
 )
 
 
