@@ -8,9 +8,9 @@ from device_half import aligned
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ellm.kernels.scratch import Scratch
+from ellm.kernels.scratch import Scratch, scope
 from ellm.runtime.views import view
-from ellm.runtime.workspace import ALIGNMENT, Workspace, WorkspaceCounter, scope
+from ellm.runtime.workspace import ALIGNMENT, Workspace, WorkspaceCounter
 
 DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
 

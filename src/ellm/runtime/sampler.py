@@ -27,8 +27,8 @@ from torch import Tensor
 from ellm.core.plan import SamplingTask
 from ellm.core.result import TokenLogprobs
 from ellm.core.sampling import MAX_LOGPROBS, SamplingParams
+from ellm.kernels.scratch import Scratch, scope
 from ellm.runtime.uniform import uniform
-from ellm.runtime.workspace import Scratch, scope
 
 _BLOCK_ELEMENTS = 2**19
 _CANDIDATES = 1024

@@ -5,7 +5,7 @@
 
 `Workspace` hands out views of memory that is mapped already.  `WorkspaceCounter` has the same face,
 takes no memory and hands out empty placeholders: the same code run over it tells exactly how many
-bytes a step will take.
+bytes a step will take.  Both are a `kernels.scratch.Scratch`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import torch
 from torch import Tensor
 
 from ellm.core.units import round_up
-from ellm.kernels.scratch import Scratch, scope
 from ellm.runtime.views import view
-
-__all__ = ["ALIGNMENT", "Scratch", "Workspace", "WorkspaceCounter", "scope"]
 
 ALIGNMENT = 64
 _MAX_VIEWS = 8192
