@@ -34,21 +34,12 @@ from ellm.models.registry import describe
 from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights
 from ellm.runtime.checkpoint import Checkpoint
-from ellm.runtime.loader import load, weight_bytes
+from ellm.runtime.loader import choose_dtype, load, weight_bytes
 from ellm.runtime.runner import Runner
 from ellm.runtime.sampler import Sampler
 from ellm.runtime.workspace import Workspace
 
 Progress = Callable[[int, int], None]
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float": torch.float32,
-    "half": torch.float16,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -79,7 +70,7 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
     tokenizer_dir = resolve_model(args.tokenizer) if args.tokenizer else model_dir
     checkpoint = Checkpoint.open(model_dir)
     spec = describe(checkpoint.config, args.max_model_len or None)
-    dtype = _dtype(args.dtype, spec)
+    dtype = choose_dtype(args.dtype, spec, checkpoint)
     scheduler = SchedulerConfig(
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
@@ -106,13 +97,6 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
         memory=memory,
         config=dict(checkpoint.config),
     )
-
-
-def _dtype(name: str, spec: DecoderSpec) -> torch.dtype:
-    wanted = spec.dtype or "float32" if name == "auto" else name
-    if wanted not in DTYPES:
-        raise ConfigError(f"--dtype {wanted!r} is not one of auto, {', '.join(DTYPES)}")
-    return DTYPES[wanted]
 
 
 def _context(asked: int | None, spec: DecoderSpec) -> int:
