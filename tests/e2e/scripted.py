@@ -89,7 +89,7 @@ class ScriptedLLM:
         if self.dead:
             raise EngineDead("the engine stopped with OSError: scripted")
         for place, token in enumerate(ids):
-            if not 0 <= token < self.tokenizer.vocab_size:
+            if not 0 <= token < 257:
                 raise RequestError(f"prompt token {place} is {token}, not in 0 to 256", "prompt")
         if len(ids) >= self.max_model_len:
             limit = self.max_model_len

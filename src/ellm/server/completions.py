@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -73,7 +74,11 @@ class CompletionAnswer:
             yield answer.model_dump_json(exclude_unset=True)
 
     async def _prompts(self) -> list[Prompt]:
-        return [await self._prompt(prompt) for prompt in self.request.prompt]
+        prompts = []
+        for given in self.request.prompt:
+            prompts.append(await self._prompt(given))
+            await asyncio.sleep(0)  # a long batch lets others have the event loop
+        return prompts
 
     async def _prompt(self, given: str | list[int]) -> Prompt:
         prompt = await read_prompt(
@@ -84,8 +89,8 @@ class CompletionAnswer:
         )
         if not self.request.echo or prompt.text is not None:
             return prompt
-        decode, keep_special = self.service.llm.tokenizer.decode, self.params.skip_special_tokens
-        return replace(prompt, text=decode(prompt.token_ids, skip_special_tokens=keep_special))
+        decode, skip = self.service.llm.tokenizer.decode, self.params.skip_special_tokens
+        return replace(prompt, text=decode(prompt.token_ids, skip_special_tokens=skip))
 
     def _generation(self, prompts: Sequence[Prompt]) -> Generation:
         params = self.params

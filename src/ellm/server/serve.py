@@ -59,14 +59,13 @@ def serve(llm: Backend, settings: ServerSettings, listener: socket.socket | None
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _log.setLevel(logging.INFO if settings.enable_log_requests else logging.WARNING)
-    listener = bind(settings) if listener is None else listener
-    inflight = InFlight()
-    config = uvicorn_config(create_app(llm, settings, inflight), settings)
-    server = DrainingServer(config, inflight, settings.shutdown_timeout)
-    names = ", ".join(settings.served_model_names or (llm.model_name,))
-    print(f"eLLM serves {names} on {address(settings, listener)}", flush=True)
     try:
-        server.run(sockets=[listener])
+        listener = bind(settings) if listener is None else listener
+        inflight = InFlight()
+        config = uvicorn_config(create_app(llm, settings, inflight), settings)
+        names = ", ".join(settings.served_model_names or (llm.model_name,))
+        print(f"eLLM serves {names} on {address(settings, listener)}", flush=True)
+        DrainingServer(config, inflight, settings.shutdown_timeout).run(sockets=[listener])
     finally:
         llm.close()
         if settings.uds is not None:
