@@ -99,8 +99,16 @@ class AttentionPlan(Protocol):
 class Ops(Protocol):
     """A backend.  Stateless: what a call needs is in its arguments."""
 
+    def padded(self, rows: int) -> int:
+        """How many rows to give matrices of `rows`, never fewer for more.
+
+        A backend that keeps something for every height it has met asks for few distinct ones.
+        What the rows added hold means nothing.
+        """
+        ...
+
     def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Temp:
-        """Take the room that the other ops need in a step of this shape.
+        """Take the room that the other ops need in a step of this shape, padded already.
 
         Never less for a shape that is larger in any respect.
         """

@@ -9,7 +9,7 @@ Sequences of a step lie side by side along the first axis; only attention tells 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,7 +33,10 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """Everything a step writes but its logits.  Those of the MLP lie over those of attention."""
+    """Everything a step writes but its logits.  Those of the MLP lie over those of attention.
+
+    All have as many rows as the backend asks for, at least one for each token.
+    """
 
     hidden: Tensor
     normed: Tensor
@@ -75,10 +78,10 @@ class Decoder:
 
         The rest stays valid until something else is taken.
         """
-        spec, dtype, tokens = self.spec, self.dtype, shape.tokens
+        spec, dtype, tokens = self.spec, self.dtype, self._ops.padded(shape.tokens)
         half = self._dims.rotary_dim // 2
         hidden = scratch.take((tokens, spec.hidden_size), dtype)
-        temp = self._ops.temp(scratch, self._dims, shape)
+        temp = self._ops.temp(scratch, self._dims, replace(shape, tokens=tokens))
         mark = scratch.mark()
         normed = scratch.take((tokens, spec.hidden_size), dtype)
         cos = scratch.take((tokens, 1, 1, half), dtype)
@@ -107,16 +110,22 @@ class Decoder:
             self._ops.add(buffers.normed, buffers.hidden)
 
     def logits(self, rows: Tensor, buffers: Buffers, selected: Tensor, out: Tensor) -> None:
-        """Vocabulary scores after the tokens in `rows`: [R, vocab]; `selected` is [R, hidden]."""
-        self._ops.select(buffers.hidden, rows, selected)
+        """Vocabulary scores after the tokens in `rows`, in the first R rows of `out`.
+
+        `out` is [padded R, vocab], `selected` [padded R, hidden].
+        """
+        self._ops.select(buffers.hidden, rows, selected[: len(rows)])
         self._norm(selected, self._weights.final_norm, selected, buffers.temp)
         self._ops.linear(selected, self._weights.head, None, out)
 
     def _embed(self, inputs: Inputs, buffers: Buffers) -> None:
         spec, ops, weights = self.spec, self._ops, self._weights
-        ops.select(weights.embed, inputs.ids, buffers.hidden)
+        tokens = len(inputs.ids)
+        ops.select(weights.embed, inputs.ids, buffers.hidden[:tokens])
+        buffers.hidden[tokens:].zero_()
         if spec.rope:
-            buffers.real_positions.copy_(inputs.positions)
+            buffers.real_positions[:tokens].copy_(inputs.positions)
+            buffers.real_positions[tokens:].zero_()
             ops.angles(
                 buffers.real_positions,
                 self._frequencies,
@@ -125,9 +134,10 @@ class Decoder:
                 buffers.sin,
             )
         if weights.positions is not None:
-            places = torch.add(inputs.positions, spec.position_offset, out=buffers.offset_positions)
-            ops.select(weights.positions, places, buffers.normed)
-            ops.add(buffers.normed, buffers.hidden)
+            places = buffers.offset_positions[:tokens]
+            torch.add(inputs.positions, spec.position_offset, out=places)
+            ops.select(weights.positions, places, buffers.normed[:tokens])
+            ops.add(buffers.normed[:tokens], buffers.hidden[:tokens])
 
     def _norm(self, x: Tensor, norm: Affine, out: Tensor, temp: Temp) -> None:
         if norm.bias is None:
@@ -154,7 +164,8 @@ class Decoder:
             ops.rms_norm(keys, layer.key_norm, spec.norm_eps, keys, temp)
         if spec.rope:
             ops.rotary(by_head[:, : heads + kv_heads], buffers.cos, buffers.sin, temp)
-        ops.store_kv(kv.layers[index], inputs.rows, by_head[:, heads:].view(-1, 2, kv_heads, width))
+        fresh = by_head[: len(inputs.rows), heads:].view(-1, 2, kv_heads, width)
+        ops.store_kv(kv.layers[index], inputs.rows, fresh)
         plan.run(index, queries, buffers.attended.view(-1, heads, width))
         out = layer.attention_out
         ops.linear(buffers.attended, out.weight, out.bias, buffers.normed)

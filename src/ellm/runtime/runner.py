@@ -56,6 +56,7 @@ class Runner:
         ops: Ops,
         sampler: Sampler,
     ) -> None:
+        self._ops = ops
         self._decoder = Decoder(spec, weights, ops)
         self._workspace = workspace
         self._sampler = sampler
@@ -125,14 +126,14 @@ class Runner:
         index, selected, logits = self._take_logits(self._workspace, len(rows))
         index.copy_(torch.tensor(rows))
         self._decoder.logits(index, buffers, selected, logits)
-        return logits
+        return logits[: len(rows)]
 
     def _take_logits(self, scratch: Scratch, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        dtype = self._decoder.dtype
+        dtype, height = self._decoder.dtype, self._ops.padded(rows)
         return (
             scratch.take((rows,), torch.int64),
-            scratch.take((rows, self._decoder.spec.hidden_size), dtype),
-            scratch.take((rows, self._vocab_size), dtype),
+            scratch.take((height, self._decoder.spec.hidden_size), dtype),
+            scratch.take((height, self._vocab_size), dtype),
         )
 
 
