@@ -162,6 +162,16 @@ def test_abort_frees_at_once_wherever_the_request_is() -> None:
     assert not engine.has_work
 
 
+def test_a_stop_string_is_a_stop_and_not_an_abort() -> None:
+    engine = build()
+    engine.submit(request("r", [1, 2, 3], 50))
+    engine.step()
+    engine.stop("r", 0)
+    assert [news.finish_reason for news in engine.step()] == [FinishReason.STOP]
+    assert engine.stats.finished == {"stop": 1}
+    assert everything_is_free(engine)
+
+
 def test_stop_tokens_minimum_and_end_tokens() -> None:
     engine = build()
     prompt = [1, 2, 3]

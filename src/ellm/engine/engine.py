@@ -109,9 +109,16 @@ class Engine:
 
         An unknown or finished one is ignored.  The next `step` reports the end.
         """
+        self._cut(request_id, index, FinishReason.ABORT)
+
+    def stop(self, request_id: str, index: int) -> None:
+        """End a choice whose text has reached a stop string; otherwise as `abort`."""
+        self._cut(request_id, index, FinishReason.STOP)
+
+    def _cut(self, request_id: str, index: int | None, reason: FinishReason) -> None:
         for sequence in list(self._requests.get(request_id, ())):
             if index is None or sequence.index == index:
-                self._end(sequence, FinishReason.ABORT)
+                self._end(sequence, reason)
                 self._news.append(_news(sequence))
 
     def step(self) -> list[SequenceOutput]:

@@ -62,6 +62,10 @@ class EngineLoop:
         """End a request or one choice of it, from any thread, before the next step."""
         self._inbox.put(lambda: self._engine.abort(request_id, index))
 
+    def stop_choice(self, request_id: str, index: int) -> None:
+        """End a choice whose text has reached a stop string, from any thread."""
+        self._inbox.put(lambda: self._engine.stop(request_id, index))
+
     def ping(self) -> Future[None]:
         """Done when the loop has come round; failed with EngineDead if it cannot."""
         answer: Future[None] = Future()

@@ -57,11 +57,14 @@ class Recorder:
         stats.e2e_latency.observe(now - sequence.request.arrival)
         stats.prefill_time.observe(sequence.first_token - sequence.first_scheduled)
         stats.decode_time.observe(now - sequence.first_token)
+        stats.inference_time.observe(now - sequence.first_scheduled)
         if sequence.num_output > 1:
             share = (now - sequence.first_token) / (sequence.num_output - 1)
             stats.time_per_output_token.observe(share)
         stats.request_generation_tokens.observe(sequence.num_output)
+        stats.request_max_generation_tokens.observe(sequence.num_output)
         stats.request_preemptions.observe(sequence.preemptions)
         if sequence.index == 0:
             stats.request_prompt_tokens.observe(sequence.num_prompt)
+            stats.request_max_tokens.observe(sequence.request.max_tokens)
             stats.request_n.observe(sequence.request.params.n)

@@ -127,7 +127,7 @@ class AsyncLLM:
                 continue
             try:
                 if stream.tracker.add(item):
-                    self._loop.abort(item.request_id, item.index)
+                    self._loop.stop_choice(item.request_id, item.index)
             except Exception as error:  # spoils this request, not those that share the parcel
                 stream.fail(error)
             if stream.tracker.has_news:

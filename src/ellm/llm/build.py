@@ -41,6 +41,7 @@ from ellm.runtime.workspace import Workspace
 
 Progress = Callable[[int, int], None]
 
+
 @dataclass(frozen=True, slots=True)
 class Built:
     """An engine ready to step, and what those around it need to know of its model."""

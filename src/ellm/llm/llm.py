@@ -158,7 +158,7 @@ class LLM:
                 continue
             tokens += news.token is not None
             if tracker.add(news):
-                self._engine.abort(news.request_id, news.index)
+                self._engine.stop(news.request_id, news.index)
             if tracker.finished:
                 del running[news.request_id]
                 finished += 1

@@ -35,6 +35,12 @@ _HISTOGRAMS: Final[Mapping[str, tuple[str, str]]] = {
     "queue_time": ("vllm:request_queue_time_seconds", "Arrival to first being scheduled."),
     "prefill_time": ("vllm:request_prefill_time_seconds", "First scheduled to first token."),
     "decode_time": ("vllm:request_decode_time_seconds", "First token to last token."),
+    "inference_time": ("vllm:request_inference_time_seconds", "First scheduled to last token."),
+    "request_max_tokens": ("vllm:request_params_max_tokens", "Tokens a request allowed."),
+    "request_max_generation_tokens": (
+        "vllm:request_max_num_generation_tokens",
+        "Tokens of a request's choices.",
+    ),
     "request_prompt_tokens": ("vllm:request_prompt_tokens", "Prompt tokens of a request."),
     "request_generation_tokens": ("vllm:request_generation_tokens", "Tokens made for a request."),
     "request_n": ("vllm:request_params_n", "Choices a request asked for."),
