@@ -57,6 +57,23 @@ def test_chat_answers_every_line_of_its_input() -> None:
     assert len(done.stdout) > 2
 
 
+def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
+    command = [ELLM, "chat", *QUICK, "--max-tokens", "1900", "--temperature", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("Describe everything.\n")
+        process.stdin.flush()
+        assert process.stdout.read(1)  # the answer has begun
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate("Again.\n", timeout=300)
+    assert process.returncode == 0, err
+    assert "(stopped)" in err
+    assert "Traceback" not in err
+    assert out
+
+
 def test_an_overlong_chat_says_so_and_goes_on() -> None:
     done = ellm("chat", *QUICK, *ANSWER, "--max-model-len", "64", stdin="word " * 200 + "\nAdd.\n")
     assert done.returncode == 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from array import array
 
 import pytest
+from faulty import FaultyDriver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +17,12 @@ from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.sequence import FinishReason
 from ellm.core.units import KIB
+from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
+from ellm.memory.drivers.null import NullDriver
+from ellm.memory.pool import ChunkPool
+from ellm.sim.clock import VirtualClock
+from ellm.sim.executor import SimExecutor
 from ellm.sim.replay import SimModel, simulated_engine
 
 VOCAB = 1000
@@ -230,7 +237,7 @@ def test_a_context_that_cannot_fit_is_said_before_serving() -> None:
         build(budget=64 * KIB, context=5000)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_random_arrivals_and_aborts_leave_the_books_balanced(data: st.DataObject) -> None:
     engine = build(
@@ -269,3 +276,34 @@ def test_random_arrivals_and_aborts_leave_the_books_balanced(data: st.DataObject
         for index in range(choices):
             if name not in aborted:
                 assert tokens[name, index] == expected(prompt, count, seed=index)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32), layout=st.sampled_from(list(KvLayout)), prefix=st.booleans())
+def test_a_machine_that_refuses_now_and_then_costs_time_alone(
+    seed: int, layout: KvLayout, prefix: bool
+) -> None:
+    """Creating and mapping chunks fails at random, as when neighbours take the machine's memory."""
+    driver = FaultyDriver(NullDriver(512 * KIB, 4 * KIB))
+    rng = random.Random(seed)
+    memory = MemoryConfig(layout=layout, block_size=4, prefix_caching=prefix)
+    limits = SchedulerConfig(max_num_seqs=6, max_num_batched_tokens=48, max_model_len=96)
+    pool = ChunkPool(driver, 512 * KIB)
+    clock = VirtualClock()
+    parts = assemble_memory(pool, MODEL.layers, memory, limits)
+    executor = SimExecutor(clock, bytes_per_token=256, bytes_per_row=256)
+    engine = Engine(limits, parts, executor, clock)
+    prompts = {f"r{i}": [i % 2] * (i * 7 % 50) + [i] for i in range(10)}
+    for name, prompt in prompts.items():
+        engine.submit(request(name, prompt, 30, n=2))
+    tokens: dict[tuple[str, int], list[int]] = {}
+    while engine.has_work:
+        if rng.random() < 0.3:
+            driver.arm(rng.choice(["create", "map"]), 1)
+        for item in engine.step():
+            assert item.token is not None
+            tokens.setdefault((item.request_id, item.index), []).append(item.token)
+        engine.check()
+    for name, prompt in prompts.items():
+        for index in range(2):
+            assert tokens[name, index] == expected(prompt, 30, seed=index)

@@ -14,7 +14,7 @@ from itertools import count
 
 from ellm.core.clock import Clock
 from ellm.core.config import SchedulerConfig
-from ellm.core.errors import ContextOverflow, QueueFull
+from ellm.core.errors import ContextOverflow, DriverError, QueueFull
 from ellm.core.executor import Executor
 from ellm.core.output import SequenceOutput
 from ellm.core.plan import SequenceStep, StepPlan
@@ -60,11 +60,22 @@ class Engine:
         self._requests: dict[str, list[Sequence]] = {}
         self._sequences: dict[int, Sequence] = {}
         self._news: list[SequenceOutput] = []
+        self._stalled = False
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to run or to report."""
         return bool(self._sequences) or bool(self._news)
+
+    @property
+    def obstacle(self) -> DriverError | None:
+        """Why the last step ran nothing though there was work; None if it did, or there was none.
+
+        The budget always holds one sequence, so it is the machine that has less than the budget.
+        """
+        if not self._stalled:
+            return None
+        return self._memory.pool.refusal or DriverError("no memory for a single step")
 
     @property
     def num_waiting(self) -> int:
@@ -125,23 +136,27 @@ class Engine:
         """Run one step if anything can run, and report what happened since the last call."""
         news, self._news = self._news, []
         plan = self._scheduler.schedule()
-        if plan is None:
+        self._stalled = bool(self._sequences) and (plan is None or not self._inflate(plan))
+        if plan is None or self._stalled:
             return news
         started = self.clock.now()
         self._recorder.planned(self._planned(plan))
-        result = self._execute(plan)
-        news += self._commit(plan, result)
+        news += self._commit(plan, self._executor.execute(plan))
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
         return news
 
+    def _inflate(self, plan: StepPlan) -> bool:
+        """Give the step its workspace; False only if the machine has less than the budget says."""
+        need = self._executor.activation_bytes(plan.shape)
+        workspace, pool = self._memory.workspace, self._memory.pool
+        try:
+            return workspace.grow(need)
+        except DriverError as refusal:
+            pool.refusal = refusal
+            return False
+
     def _planned(self, plan: StepPlan) -> list[Sequence]:
         return [self._sequences[step.seq_id] for step in plan.steps]
-
-    def _execute(self, plan: StepPlan) -> StepResult:
-        need = self._executor.activation_bytes(plan.shape)
-        inflated = self._memory.workspace.grow(need)
-        assert inflated, f"the plan promised {need} bytes: {self._memory.pool.snapshot()}"
-        return self._executor.execute(plan)
 
     def _commit(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
         now = self.clock.now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
@@ -14,6 +15,8 @@ from ellm.engine.engine import Engine
 
 # How long an engine without work keeps its warm memory before giving it back, in seconds.
 REST_AFTER = 0.5
+# How long to wait before asking again for memory that the machine has refused, in seconds.
+STALL = 0.05
 
 
 class EngineLoop:
@@ -99,6 +102,8 @@ class EngineLoop:
                 news = self._engine.step()
                 if news:
                     self._deliver(news)
+                if self._engine.obstacle is not None:
+                    time.sleep(STALL)  # neighbours may give memory back to the machine
         except BaseException as error:  # whatever ends the loop must be told to those who wait
             self._error = error
             self._on_death(error)

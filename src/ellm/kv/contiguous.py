@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
+from ellm.core.errors import DriverError
 from ellm.core.layers import KvArena, KvTable
 from ellm.core.units import ceil_div
 from ellm.kv.geometry import KvGeometry
@@ -91,14 +92,21 @@ class ContiguousStore:
         if tokens > holding.room:
             if self.missing(holding, tokens) > self._pool.available(self._owner):
                 return False
-            if not all(tensor.grow(tokens * self._row_bytes) for tensor in holding.ranges):
-                # The machine had less than the budget said.
+            if not self._grow(holding, tokens * self._row_bytes):
                 for tensor in holding.ranges:
                     tensor.shrink(holding.room * self._row_bytes)
                 return False
             holding.room = self._room(tokens)
         holding.tokens = max(tokens, holding.tokens)
         return True
+
+    def _grow(self, holding: ContiguousHolding, size: int) -> bool:
+        """Whether every range could grow to `size` bytes; False may leave some that did."""
+        try:
+            return all(tensor.grow(size) for tensor in holding.ranges)
+        except DriverError as refusal:  # the machine had less than the budget said
+            self._pool.refusal = refusal
+            return False
 
     def _room(self, tokens: int) -> int:
         """Tokens for which there are chunks once there are for `tokens`."""
@@ -116,19 +124,27 @@ class ContiguousStore:
         child = self.open()
         if child is None:
             return None
-        end = tokens * self._row_bytes
-        whole = end // self._pool.chunk_bytes
-        edge = whole * self._pool.chunk_bytes
-        for source, target in zip(holding.ranges, child.ranges, strict=True):
-            target.share(source, whole)
-            if not target.cover(edge, end):
-                self.close(child)
-                return None
-            if edge < end:
-                self._pool.driver.copy(target.address + edge, source.address + edge, end - edge)
+        if not self._copy(holding, child, tokens * self._row_bytes):
+            self.close(child)
+            return None
         child.tokens = tokens
         child.room = self._room(tokens)
         return child
+
+    def _copy(self, source: ContiguousHolding, target: ContiguousHolding, end: int) -> bool:
+        """Share whole chunks of the first `end` bytes of every range; copy what is left over."""
+        edge = end - end % self._pool.chunk_bytes
+        try:
+            for old, new in zip(source.ranges, target.ranges, strict=True):
+                new.share(old, edge // self._pool.chunk_bytes)
+                if not new.cover(edge, end):
+                    return False
+                if edge < end:
+                    self._pool.driver.copy(new.address + edge, old.address + edge, end - edge)
+        except DriverError as refusal:
+            self._pool.refusal = refusal
+            return False
+        return True
 
     def close(self, holding: ContiguousHolding) -> None:
         for tensor in holding.ranges:

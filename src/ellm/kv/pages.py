@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 
+from ellm.core.errors import DriverError
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 
@@ -20,6 +21,7 @@ class PageAllocator:
         self.page_bytes = page_bytes
         self.pages = pages
         slots = -(-pages * page_bytes // pool.chunk_bytes)
+        self._pool = pool
         self._chunk_bytes = pool.chunk_bytes
         self._tensor = VirtualTensor(pool, owner, pool.driver.reserve(slots))
         self._holders = [0] * pages
@@ -62,13 +64,20 @@ class PageAllocator:
         if picked is None:
             return None
         for done, page in enumerate(picked):
-            if not self._tensor.cover(page * self.page_bytes, (page + 1) * self.page_bytes):
+            if not self._cover(page):
                 self.drop(picked[:done])
                 for rest in picked[done:]:
                     self._offer(rest)
                 return None
             self._use(page)
         return picked
+
+    def _cover(self, page: int) -> bool:
+        try:
+            return self._tensor.cover(page * self.page_bytes, (page + 1) * self.page_bytes)
+        except DriverError as refusal:  # the machine had less than the budget said
+            self._pool.refusal = refusal
+            return False
 
     def retain(self, pages: list[int]) -> None:
         """One more holder of each page."""

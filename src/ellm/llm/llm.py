@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from ellm.core.config import KvLayout
-from ellm.core.errors import ConfigError, RequestError
+from ellm.core.errors import BudgetError, ConfigError, RequestError
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import parse_bytes
 from ellm.llm.args import EngineArgs
@@ -152,7 +152,13 @@ class LLM:
     def _step(self, running: dict[str, RequestTracker]) -> tuple[int, int]:
         """One step; how many requests it ended, and how many tokens it made."""
         finished = tokens = 0
-        for news in self._engine.step():
+        news_of_step = self._engine.step()
+        if self._engine.obstacle is not None:
+            raise BudgetError(
+                f"the machine refuses memory that the budget allows: {self._engine.obstacle}; "
+                "free some, or set a smaller memory="
+            )
+        for news in news_of_step:
             tracker = running.get(news.request_id)
             if tracker is None:
                 continue
