@@ -58,7 +58,7 @@ def test_chat_answers_every_line_of_its_input() -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
-    command = [ELLM, "chat", *QUICK, "--max-tokens", "1900", "--temperature", "0"]
+    command = [ELLM, "chat", *QUICK, "--max-tokens", "400", "--temperature", "0"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdin is not None
