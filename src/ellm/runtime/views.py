@@ -6,23 +6,10 @@ it stays valid while chunks come and go behind it.  Reading or writing an unmapp
 
 from __future__ import annotations
 
-import ctypes
+from typing import cast
 
 import torch
 from torch import Tensor
-
-
-class _CudaRange:
-    """A device range in the words of the CUDA array interface, which torch reads."""
-
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": (nbytes,),
-            "typestr": "|u1",
-            "data": (address, False),
-            "strides": None,
-            "version": 3,
-        }
 
 
 def view(
@@ -33,11 +20,10 @@ def view(
 ) -> Tensor:
     """A flat tensor over `nbytes` bytes at `address`; `nbytes` is a multiple of the item size."""
     assert nbytes % dtype.itemsize == 0, (nbytes, dtype)
+    empty = torch.empty(0, dtype=dtype, device=device)
     if nbytes == 0:
-        return torch.empty(0, dtype=dtype, device=device)
-    place = torch.device(device)
-    if place.type == "cpu":
-        buffer = (ctypes.c_uint8 * nbytes).from_address(address)
-        return torch.frombuffer(buffer, dtype=dtype)
-    raw = torch.as_tensor(_CudaRange(address, nbytes), device=place)
-    return raw.view(dtype)
+        return empty
+    # The way of PyTorch's own graph trees.  DLPack needs a capsule whose deleter can outlive the
+    # interpreter, and the CUDA array interface asks the driver about addresses not mapped yet.
+    storage = torch._C._construct_storage_from_data_pointer(address, empty.device, nbytes)
+    return empty.set_(cast(torch.UntypedStorage, storage), 0, (nbytes // dtype.itemsize,))
