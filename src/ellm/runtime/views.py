@@ -26,4 +26,4 @@ def view(
     # The way of PyTorch's own graph trees.  DLPack needs a capsule whose deleter can outlive the
     # interpreter, and the CUDA array interface asks the driver about addresses not mapped yet.
     storage = torch._C._construct_storage_from_data_pointer(address, empty.device, nbytes)
-    return empty.set_(cast(torch.UntypedStorage, storage), 0, (nbytes // dtype.itemsize,))
+    return empty.set_(cast(torch.UntypedStorage, storage), 0, (nbytes // dtype.itemsize,), (1,))
