@@ -57,14 +57,15 @@ class Tally:
     answers: Counter[str] = field(default_factory=Counter)
     surprises: Counter[str] = field(default_factory=Counter)
 
-    def note(self, kind: str, status: int, expected: set[int], detail: str = "") -> None:
+    def note(self, kind: str, status: int, expected: set[int], detail: str = "") -> int:
         self.answers[f"{kind} {status}"] += 1
         if status not in expected | {503}:
             self.surprises[f"{kind}: {status} {detail[:200]}"] += 1
+        return status
 
 
 class Clients:
-    """One kind of behaviour a method; each plays one request."""
+    """One kind of behaviour a method; each plays one request and returns the HTTP status."""
 
     def __init__(
         self, http: httpx.AsyncClient, model: str, rng: random.Random, tally: Tally
@@ -73,7 +74,7 @@ class Clients:
         self._model = model
         self._rng = rng
         self.tally = tally
-        self._kinds: dict[Callable[[], Awaitable[None]], int] = {
+        self._kinds: dict[Callable[[], Awaitable[int]], int] = {
             self.read_stream: 40,
             self.read_whole: 20,
             self.hang_up_streaming: 15,
@@ -82,13 +83,16 @@ class Clients:
         }
 
     async def play(self) -> None:
-        """One request of a random kind."""
+        """One request of a random kind; a moment of patience when the server is full."""
         (kind,) = self._rng.choices(list(self._kinds), list(self._kinds.values()))
         try:
-            await kind()
+            status = await kind()
         except (httpx.HTTPError, OSError, ValueError, KeyError) as error:
             name = getattr(kind, "__name__", "?")
             self.tally.surprises[f"{name}: {type(error).__name__} {str(error)[:200]}"] += 1
+            return
+        if status == 503:
+            await asyncio.sleep(self._rng.uniform(0.1, 0.5))
 
     def _body(self, **more: Any) -> dict[str, Any]:
         rng = self._rng
@@ -111,41 +115,44 @@ class Clients:
         ]
         return body | rng.choice(extras) | more
 
-    async def read_stream(self) -> None:
+    async def read_stream(self) -> int:
         """Read a stream to its end, which must be `[DONE]`."""
         body = self._body(stream=True)
         async with self._http.stream("POST", "/v1/completions", json=body) as answer:
             lines = [line async for line in answer.aiter_lines() if line]
-            self.tally.note("stream", answer.status_code, {200}, "".join(lines))
+            status = self.tally.note("stream", answer.status_code, {200}, "".join(lines))
             if answer.status_code == 200 and (
                 lines[-1:] != ["data: [DONE]"]
                 or any(line.startswith('data: {"error"') for line in lines)
             ):
                 self.tally.surprises[f"stream broke off: {lines[-2:]}"] += 1
+        return status
 
-    async def read_whole(self) -> None:
+    async def read_whole(self) -> int:
         """Wait for a whole chat answer."""
         body = self._body()
         body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
         if "logprobs" in body:
             body |= {"logprobs": True, "top_logprobs": 3}
         answer = await self._http.post("/v1/chat/completions", json=body)
-        self.tally.note("whole", answer.status_code, {200}, answer.text)
+        status = self.tally.note("whole", answer.status_code, {200}, answer.text)
         if answer.status_code == 200 and not answer.json()["choices"]:
             self.tally.surprises["whole: no choices"] += 1
+        return status
 
-    async def hang_up_streaming(self) -> None:
+    async def hang_up_streaming(self) -> int:
         """Leave a stream after a few events."""
         left = self._rng.randint(0, 20)
         body = self._body(stream=True)
         async with self._http.stream("POST", "/v1/completions", json=body) as answer:
-            self.tally.note("hang up streaming", answer.status_code, {200})
+            status = self.tally.note("hang up streaming", answer.status_code, {200})
             async for _ in answer.aiter_lines():
                 left -= 1
                 if left < 0:
                     break
+        return status
 
-    async def hang_up_waiting(self) -> None:
+    async def hang_up_waiting(self) -> int:
         """Leave before an answer that is not streamed."""
         patience = self._rng.uniform(0.01, 2.0)
         asked = self._http.post("/v1/completions", json=self._body())
@@ -153,10 +160,10 @@ class Clients:
             answer = await asyncio.wait_for(asked, patience)
         except TimeoutError:
             self.tally.answers["hang up waiting"] += 1
-        else:
-            self.tally.note("hang up waiting", answer.status_code, {200}, answer.text)
+            return 0
+        return self.tally.note("hang up waiting", answer.status_code, {200}, answer.text)
 
-    async def send_nonsense(self) -> None:
+    async def send_nonsense(self) -> int:
         """Send what must be refused."""
         nonsense: list[tuple[bytes | dict[str, Any], set[int]]] = [
             (b"{", {400}),
@@ -173,7 +180,9 @@ class Clients:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         answer = await self._http.post("/v1/completions", content=content, headers=headers)
-        self.tally.note("nonsense", answer.status_code, expected, f"{content[:80]!r} {answer.text}")
+        return self.tally.note(
+            "nonsense", answer.status_code, expected, f"{content[:80]!r} {answer.text}"
+        )
 
 
 async def gauges(http: httpx.AsyncClient) -> dict[str, float]:
