@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ellm.cli.main import run
+from ellm.cli.main import explain, run
+from ellm.core.errors import ConfigError, DriverError, DriverUnavailable, EngineDead
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,11 @@ from ellm.cli.main import run
         (["complete", "hello", "--max-num-seqs", "many"], "many"),
         (["complete"], "prompt"),
         (["nonsense"], "nonsense"),
+        (["complete", "hello", "--device", "tpu"], "tpu"),
+        (["complete", "hello", "--threads", "0"], "--threads"),
+        (["complete", "hello", "--model", "/no/such/model"], "/no/such/model"),
+        (["complete", "", "--model", "ellm-draft"], "empty"),
+        (["complete", "hello", "--temperature", "nan"], "temperature"),
         (["bench", "serve", "--goodput", "ttft"], "NAME:MILLISECONDS"),
         (["bench", "serve", "ttft:5"], "ttft:5"),
         (["bench", "serve", "--dataset-name", "trace"], "--dataset-path"),
@@ -36,6 +42,23 @@ def test_a_user_error_is_one_line_and_status_2(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert said.lower() in captured.err.lower()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConfigError("wrong"), 2),
+        (DriverUnavailable("not here"), 2),
+        (DriverError("refused"), 1),
+        (EngineDead("stopped"), 1),
+        (OSError("disk"), 1),
+        (AssertionError("ours"), 1),
+    ],
+)
+def test_the_status_says_who_can_mend_it(error: Exception, status: int) -> None:
+    text, found = explain(error)
+    assert found == status
+    assert str(error) in text
 
 
 def test_the_version_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import typer
 import ellm
 from ellm.cli import chat, complete, environment, serve
 from ellm.cli.bench import commands as bench
-from ellm.core.errors import DriverError, EllmError, EngineDead
+from ellm.core.errors import DriverError, DriverUnavailable, EllmError, EngineDead
 
 _REMEDIES = {
     "--gpu-memory-utilization": "eLLM needs no fraction: give a budget with --memory, as 4GiB",
@@ -77,9 +77,9 @@ def explain(error: Exception) -> tuple[str, int]:
         said = error.format_message().rstrip(".").replace("Value error, ", "")
         return remedy or said, 2
     if isinstance(error, EllmError):
-        return " ".join(str(error).split()), 1 if isinstance(
-            error, (EngineDead, DriverError)
-        ) else 2
+        broke = isinstance(error, (EngineDead, DriverError))
+        mendable = not broke or isinstance(error, DriverUnavailable)
+        return " ".join(str(error).split()), 2 if mendable else 1
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         return f"{error.name} is not installed: pip install 'ellm[{_EXTRAS[error.name]}]'", 2
     if isinstance(error, OSError):

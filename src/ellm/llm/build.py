@@ -16,7 +16,7 @@ import torch
 
 from ellm.core.clock import MonotonicClock
 from ellm.core.config import MemoryConfig, SchedulerConfig
-from ellm.core.errors import BudgetError, ConfigError
+from ellm.core.errors import BudgetError, ConfigError, DriverUnavailable
 from ellm.core.units import ceil_div, format_bytes
 from ellm.engine.assembly import EngineMemory, assemble_memory
 from ellm.engine.engine import Engine
@@ -64,9 +64,7 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
     model that cannot be served, ConfigError for options that make no sense, and BudgetError,
     with numbers, when weights or the longest context do not fit the budget.
     """
-    torch.set_num_threads(args.threads or torch.get_num_threads())
-    if args.device.partition(":")[0] not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {args.device!r} is not cpu or cuda")
+    _prepare(args.device, args.threads)
     model_dir = resolve_model(args.model)
     tokenizer_dir = resolve_model(args.tokenizer) if args.tokenizer else model_dir
     checkpoint = Checkpoint.open(model_dir)
@@ -144,6 +142,17 @@ def _budget(args: EngineArgs) -> int:
             f"machine has free: say less, or leave the flag out to take what is free"
         )
     return args.memory
+
+
+def _prepare(device: str, threads: int | None) -> None:
+    """Check where to run, and set how many threads compute."""
+    if device != "cpu" and device.partition(":")[0] != "cuda":
+        raise ConfigError(f"--device {device!r} is not cpu or cuda")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise DriverUnavailable(f"--device {device}: PyTorch finds no CUDA device; leave it out")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads must be at least 1, not {threads}")
+    torch.set_num_threads(threads or torch.get_num_threads())
 
 
 def _driver(device: str, memory: MemoryConfig) -> Driver:
