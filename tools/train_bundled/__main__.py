@@ -15,7 +15,7 @@ from .dataset import prepare, read_stream
 from .evaluation import acceptance, bits_per_byte
 from .export import export, load_checkpoint, round_to_bfloat16
 from .model import SHAPES
-from .schedule import Schedule, clock_time
+from .schedule import Schedule, clock_time, decay
 from .trainer import LONG, SHORT, Settings, Trainer, read_model
 
 HELD_STREAMS = {"held": "held.bin", "held_pair": "held_pairs.bin"}
@@ -33,8 +33,14 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--lanes", type=int, default=2, help="cores to use, one thread each")
     train.add_argument("--microbatch-tokens", type=int, default=2048)
     train.add_argument("--no-compile", action="store_true")
-    train.add_argument("--steps", type=int, help="train exactly this many steps")
-    train.add_argument("--decay-at", type=int, help="the step at which the decay starts")
+    train.add_argument(
+        "--decay",
+        type=decay,
+        action="append",
+        default=[],
+        metavar="START:END",
+        help="decay the learning rate to zero between these steps; again to stretch a decay",
+    )
     train.add_argument("--finish-by", type=clock_time, help="HH:MM by which to have decayed")
     train.add_argument("--teacher", type=Path, help="a shipped base to learn from in the decay")
     ship = commands.add_parser("export", help="measure a checkpoint and write it for shipping")
@@ -61,9 +67,6 @@ def train(arguments: argparse.Namespace) -> None:
     """Train or resume one model."""
     data = arguments.work / "data"
     prepare(data, arguments.seed)
-    schedule = Schedule()
-    if arguments.steps is not None:
-        schedule = Schedule.of_steps(arguments.steps, arguments.decay_at)
     settings = Settings(
         model=arguments.model,
         data=data,
@@ -75,7 +78,7 @@ def train(arguments: argparse.Namespace) -> None:
         finish_by=arguments.finish_by,
         teacher=arguments.teacher,
     )
-    Trainer(settings, schedule).run()
+    Trainer(settings, Schedule(arguments.decay)).run()
 
 
 def ship(arguments: argparse.Namespace) -> None:
@@ -102,7 +105,8 @@ def ship(arguments: argparse.Namespace) -> None:
         name=arguments.model,
         seed=arguments.seed,
         steps=position["step"],
-        decay_start=position["schedule"]["decay_start"],
+        decays=[(start, end) for start, end in position["decays"]],
+        lanes=state["lanes"],
         tokens=position["tokens"],
         taught=state.get("taught", False),
         versions={

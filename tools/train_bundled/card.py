@@ -14,7 +14,8 @@ class Figures:
     name: str
     seed: int
     steps: int
-    decay_start: int | None
+    decays: list[tuple[int, int]]
+    lanes: int
     tokens: int
     taught: bool
     versions: dict[str, str]
@@ -94,23 +95,23 @@ def data(figures: Figures) -> list[str]:
 def training(figures: Figures) -> list[str]:
     """The run in figures, its result, and the command that repeats it."""
     lines = ["## Training", "", f"{figures.tokens / 1e6:.2f} M tokens in {figures.steps} steps"]
-    if figures.decay_start is None:
+    if not figures.decays:
         lines += ["so far: an early snapshot, its learning rate not yet decayed.", ""]
     else:
+        decays = "".join(f" --decay {start}:{end}" for start, end in figures.decays)
         teacher = " --teacher src/ellm/bundled/base" if figures.taught else ""
         lines += [
-            f"of 4096, the learning rate falling to zero from step {figures.decay_start} on.",
+            f"of 4096, the learning rate falling to zero from step {figures.decays[0][0]} on.",
             *(
                 ["During that decay half of the loss is against ellm-base's distribution."]
                 if figures.taught
                 else []
             ),
-            "Muon for the matrices, AdamW for the rest, bfloat16 autocast, two lanes. The same",
-            "steps again:",
+            "Muon for the matrices, AdamW for the rest, bfloat16 autocast. The same steps again:",
             "",
             "```",
             f"python -m tools.train_bundled train {figures.name} --work WORK --seed {figures.seed}"
-            f" --steps {figures.steps} --decay-at {figures.decay_start}{teacher}",
+            f" --lanes {figures.lanes}{decays}{teacher}",
             "```",
             "",
         ]

@@ -29,7 +29,7 @@ EMBEDDING_RATE = 0.004
 LARGEST_GRADIENT = 1.0
 SAVE_SECONDS = 120.0
 EVALUATE_SECONDS = 900.0
-GLANCE_TOKENS = 65_536
+GLANCE_TOKENS = 32_768
 SPEED_MEMORY = 0.95
 FEWEST_STABLE_STEPS = 100
 SLOWER_WITH_TEACHER = 2.5
@@ -160,7 +160,7 @@ class Trainer:
         seconds = seconds if first else min(seconds, 3 * self.seconds_per_step)
         self.seconds_per_step = memory * self.seconds_per_step + (1 - memory) * seconds
         deadline = self.settings.finish_by
-        waiting = position.schedule.decay_start is None and position.step > FEWEST_STABLE_STEPS
+        waiting = not position.schedule.decays and position.step > FEWEST_STABLE_STEPS
         if waiting and deadline is not None:
             slower = SLOWER_WITH_TEACHER if self.settings.teacher else 1.0
             expected = self.seconds_per_step * slower
@@ -174,7 +174,7 @@ class Trainer:
             return False
         order = control.read_text().strip()
         control.unlink()
-        if order == "decay" and self.position.schedule.decay_start is None:
+        if order == "decay" and not self.position.schedule.decays:
             self.position.schedule.begin_decay(self.position.step)
         return order == "stop"
 
@@ -200,10 +200,12 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint, replacing the last one only when it is complete."""
         partial = self.settings.folder / "checkpoint.partial"
+        progress = asdict(self.position)
         state = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "position": asdict(self.position),
+            "position": progress | progress.pop("schedule"),
+            "lanes": self.settings.lanes,
             "shape": self.settings.model,
             "taught": self.settings.teacher is not None,
         }
@@ -219,11 +221,9 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
-        schedule = Schedule(**state["position"].pop("schedule"))
-        planned = self.position.schedule
+        schedule = Schedule([(start, end) for start, end in state["position"].pop("decays")])
+        schedule.adopt(self.position.schedule, state["position"]["step"])
         self.position = Position(**state["position"], schedule=schedule)
-        if schedule.decay_start is None and planned.decay_start is not None:
-            self.position.schedule = planned
 
 
 def groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
