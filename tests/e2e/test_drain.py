@@ -25,7 +25,7 @@ BODY = {"prompt": "a", "max_tokens": 100}
 SCRIPT = Path(__file__).with_name("scripted.py")
 
 
-def test_running_work_ends_and_new_work_is_refused() -> None:
+def test_running_work_ends_and_new_work_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     llm = ScriptedLLM(step=0.01)
     with running_server(llm, shutdown_timeout=30.0) as (url, server):
         answers: list[httpx.Response] = []
@@ -51,9 +51,11 @@ def test_running_work_ends_and_new_work_is_refused() -> None:
         assert [answer.status_code for answer in answers] == [200, 200]
         assert len(llm.finished) == 2
         eventually(lambda: server.should_exit)
+    said = "stopping: 30 s for 2 requests to finish; another signal stops at once"
+    assert caplog.messages == [said]
 
 
-def test_work_that_takes_too_long_is_told() -> None:
+def test_work_that_takes_too_long_is_told(caplog: pytest.LogCaptureFixture) -> None:
     llm = ScriptedLLM(step=0.02, max_model_len=1 << 20)
     with running_server(llm, shutdown_timeout=0.2) as (url, server):
         answers: dict[bool, httpx.Response] = {}
@@ -74,6 +76,7 @@ def test_work_that_takes_too_long_is_told() -> None:
         events = answers[True].text.strip().split("\n\n")
         assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert len(llm.aborted) == 2
+    assert caplog.messages[-1] == "stopping: aborted 2 requests"
 
 
 @contextmanager
@@ -86,7 +89,6 @@ def process(patience: float, step: float) -> Iterator[tuple[str, subprocess.Pope
             assert server.stdout is not None
             line = server.stdout.readline()
             assert line == f"eLLM serves scripted on http://127.0.0.1:{port}\n"
-            eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/health").is_success)
             yield f"http://127.0.0.1:{port}", server
         finally:
             server.kill()
@@ -114,14 +116,34 @@ def test_a_second_signal_ends_it_at_once() -> None:
         eventually(lambda: httpx.get(url + "/load").json() == {"server_load": 1})
         server.send_signal(signal.SIGTERM)
         eventually(lambda: httpx.get(url + "/health").status_code == 503)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(5) == 128 + signal.SIGTERM
+
+        def ended() -> bool:
+            server.send_signal(signal.SIGTERM)
+            return server.poll() is not None
+
+        eventually(ended)
+        assert server.returncode == 128 + signal.SIGTERM
 
 
-def test_an_idle_server_stops_at_once() -> None:
+def test_an_echo_of_the_signal_is_not_a_second_one() -> None:
+    with process(patience=30.0, step=0.01) as (url, server):
+        with httpx.stream("POST", url + "/v1/completions", json=BODY | {"stream": True}) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            # Of different kinds, or the system may deliver them as one.
+            server.send_signal(signal.SIGTERM)
+            server.send_signal(signal.SIGINT)
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert server.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_stops_at_once_from_the_banner_on(number: signal.Signals) -> None:
     with process(patience=300.0, step=0.0) as (_, server):
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(number)
         assert server.wait(5) == 0
+        assert server.stdout is not None
+        assert server.stdout.read() == "closed\n"
 
 
 def test_a_taken_port_is_found_before_serving(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class InFlight:
         self.draining = False
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        # What has ended stays in the set until its answer is picked up, a moment later.
+        return sum(not task.done() for task in self._tasks)
 
     def begin_drain(self) -> None:
         self.draining = True
@@ -46,7 +47,7 @@ class InFlight:
         """Whether everything ended within `timeout` seconds."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout)
-        return not self._tasks
+        return len(self) == 0
 
     async def run(self, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`.  Call only after the request's body has been read.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +22,9 @@ from ellm.server.settings import ServerSettings
 
 # How long answers of aborted requests may take to reach their clients, in seconds.
 _FAREWELL = 5
+# Launchers such as timeout(1) signal a process and then its group: in this many seconds after a
+# signal another one is taken for its echo.
+_ECHO = 1.0
 # Above the idle time of common clients' connection pools, so that they close first.
 _KEEP_ALIVE = 75
 _BACKLOG = 2048
@@ -53,9 +58,9 @@ def bind(settings: ServerSettings) -> socket.socket:
 def serve(llm: Backend, settings: ServerSettings, listener: socket.socket | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit status for the process.
 
-    The first signal drains: new work gets 503, running work has `shutdown_timeout` seconds.  A
-    second one ends the process at once.  `llm` is closed on return.  Logs go to stderr unless the
-    caller has set up logging.
+    The first signal drains: new work gets 503, running work has `shutdown_timeout` seconds.  One
+    that comes more than a second later ends the process at once.  `llm` is closed on return.  Logs
+    go to stderr unless the caller has set up logging.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _log.setLevel(logging.INFO if settings.enable_log_requests else logging.WARNING)
@@ -64,8 +69,9 @@ def serve(llm: Backend, settings: ServerSettings, listener: socket.socket | None
         inflight = InFlight()
         config = uvicorn_config(create_app(llm, settings, inflight), settings)
         names = ", ".join(settings.served_model_names or (llm.model_name,))
-        print(f"eLLM serves {names} on {address(settings, listener)}", flush=True)
-        DrainingServer(config, inflight, settings.shutdown_timeout).run(sockets=[listener])
+        banner = f"eLLM serves {names} on {address(settings, listener)}"
+        server = DrainingServer(config, inflight, settings.shutdown_timeout, banner)
+        server.run(sockets=[listener])
     finally:
         llm.close()
         if settings.uds is not None:
@@ -99,23 +105,41 @@ def address(settings: ServerSettings, listener: socket.socket) -> str:
 
 
 class DrainingServer(uvicorn.Server):
-    """Stops in two stages: it keeps answering (503 to new work) until running work is done."""
+    """Stops in two stages: it keeps answering (503 to new work) until running work is done.
 
-    def __init__(self, config: uvicorn.Config, inflight: InFlight, timeout: float) -> None:
+    `banner` is printed once requests and signals are taken, None prints nothing.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        inflight: InFlight,
+        timeout: float,
+        banner: str | None = None,
+    ) -> None:
         super().__init__(config)
         self._inflight = inflight
         self._timeout = timeout
+        self._banner = banner
+        self._signalled = -math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain: asyncio.Task[None] | None = None
 
-    async def main_loop(self) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().main_loop()
+        await super().startup(sockets)
+        if self._banner is not None:
+            print(self._banner, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._inflight.draining or self._loop is None:
+        now = time.monotonic()
+        if self._loop is None:
             os._exit(128 + sig)
-        self.stop()
+        if not self._inflight.draining:
+            self._signalled = now
+            self.stop()
+        elif now - self._signalled > _ECHO:
+            os._exit(128 + sig)
 
     def stop(self) -> None:
         """Begin to drain, from any thread."""
@@ -130,12 +154,17 @@ class DrainingServer(uvicorn.Server):
     async def _finish(self) -> None:
         left = len(self._inflight)
         if left:
-            _log.warning("stopping: %d requests have %g s to finish", left, self._timeout)
+            line = "stopping: %g s for %s to finish; another signal stops at once"
+            _log.warning(line, self._timeout, _requests(left))
         if not await self._inflight.idle(self._timeout):
-            _log.warning("stopping: %d requests aborted", len(self._inflight))
+            _log.warning("stopping: aborted %s", _requests(len(self._inflight)))
             self._inflight.abort()
             await self._inflight.idle(_FAREWELL)
         self.should_exit = True
+
+
+def _requests(count: int) -> str:
+    return f"{count} request{'' if count == 1 else 's'}"
 
 
 def _bind_unix(path: str) -> socket.socket:
