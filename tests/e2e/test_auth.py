@@ -23,7 +23,7 @@ def url() -> Iterator[str]:
 
 ROUTES = [
     "/", "/v1/models", "/v1/models/scripted", "/version", "/ping", "/load", "/metrics",
-    "/openapi.json", "/docs", "/nowhere", "/v1/chat/completions", "/v1/completions", "/tokenize",
+    "/openapi.json", "/nowhere", "/v1/chat/completions", "/v1/completions", "/tokenize",
     "/detokenize", "/health/", "/v1/health",
 ]  # fmt: skip
 

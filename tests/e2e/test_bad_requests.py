@@ -132,7 +132,11 @@ def test_completions(http: httpx.Client, body: dict[str, Any], param: str) -> No
         ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content"),
         ({"messages": [{"role": 1, "content": "a"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "prompt"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content.0",
+        ),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, "messages.0.role"),
         ({"messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
         ({"messages": HELLO, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"messages": HELLO, "logprobs": 3}, "logprobs"),
@@ -163,6 +167,34 @@ def test_completions(http: httpx.Client, body: dict[str, Any], param: str) -> No
 @pytest.mark.parametrize("stream", [False, True])
 def test_chats(http: httpx.Client, body: dict[str, Any], param: str, stream: bool) -> None:
     refuse(post(http, CHAT, body | {"stream": stream}), 400, param)
+
+
+def test_a_part_that_is_not_text(http: httpx.Client) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    body = {"messages": [*HELLO, {"role": "user", "content": parts}]}
+    message = refuse(post(http, CHAT, body), 400, "messages.1.content.1")
+    assert "'image_url'" in message
+    assert "eLLM takes text only" in message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fault"),
+    [
+        ([1, "a"], "element 1 is text, but element 0 is a token id"),
+        (["a", [1]], "element 1 is a list of token ids, but element 0 is text"),
+        ([1.5], "element 0 is neither text nor token ids"),
+        ([[1], [2, "a"]], "element 1 is neither text nor token ids"),
+    ],
+)
+def test_the_prompt_at_fault_is_named(http: httpx.Client, prompt: list[Any], fault: str) -> None:
+    assert fault in refuse(post(http, TEXT, {"prompt": prompt}), 400, "prompt")
+
+
+def test_the_limit_on_choices_that_was_passed_is_named(http: httpx.Client) -> None:
+    many = refuse(post(http, TEXT, {"prompt": ["a"] * 100, "n": 5000}), 400, "n")
+    assert many == "n must be a whole number from 1 to 128, not 5000"
+    total = refuse(post(http, TEXT, {"prompt": ["a"] * 100, "n": 100}), 400, "n")
+    assert total == "n=100 for 100 prompts makes 10000 choices, at most 4096 in one request"
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT, "/tokenize", "/detokenize"])
@@ -226,6 +258,16 @@ def test_one_prompt_of_a_batch_that_is_wrong(http: httpx.Client) -> None:
 def test_an_unknown_model(http: httpx.Client, path: str) -> None:
     body = {"model": "other", "prompt": "a", "messages": HELLO, "tokens": [1]}
     assert "scripted" in refuse(post(http, path, body), 404, "model")
+
+
+def test_what_is_listed_is_there_and_needs_no_other_host(http: httpx.Client) -> None:
+    listed = http.get("/").json()["endpoints"]
+    assert "GET /openapi.json" in listed
+    for path in (place.removeprefix("GET ") for place in listed if place.startswith("GET ")):
+        answer = http.get(path.replace("{name}", "scripted"))
+        assert answer.status_code == 200, path
+        assert "<script" not in answer.text
+    refuse(http.get("/docs"), 404, None)
 
 
 def test_addresses_and_methods(http: httpx.Client) -> None:

@@ -31,6 +31,7 @@ def create_app(
     app = FastAPI(
         title="eLLM",
         version=ellm.__version__,
+        docs_url=None,  # this page and the next load scripts from other hosts
         redoc_url=None,
         middleware=_layers(settings),
     )

@@ -17,14 +17,20 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    role: str
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[str | dict[str, Any]] | None = None
 
     def turn(self, place: int) -> dict[str, Any]:
-        """As the template takes it; raises RequestError where there is nothing to say."""
+        """As the template takes it; raises RequestError where it is missing or not text."""
         if self.content is None and self.role != "assistant":
             param = f"messages.{place}.content"
             raise RequestError(f"{param} is missing", param)
+        for number, part in enumerate(self.content if isinstance(self.content, list) else ()):
+            if isinstance(part, dict) and not isinstance(part.get("text"), str):
+                param = f"messages.{place}.content.{number}"
+                kind = part.get("type")
+                reason = f"has no text (its type is {kind!r}); eLLM takes text only"
+                raise RequestError(f"{param} {reason}", param)
         return {**(self.model_extra or {}), "role": self.role, "content": self.content}
 
 

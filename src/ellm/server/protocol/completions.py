@@ -15,6 +15,9 @@ DEFAULT_MAX_TOKENS = 16
 _MOST_CHOICES = 4096
 _MOST_LOGPROBS = 100
 
+_SHAPES = "must be text, token ids, or a list of either, and not empty"
+_STRANGE = "neither text nor token ids"
+
 AnyPrompt = str | list[int]
 
 
@@ -22,12 +25,27 @@ def _read_prompts(value: Any) -> list[AnyPrompt]:
     """Every spelling as a list of prompts: each is text or token ids."""
     if isinstance(value, str) or _is_token_ids(value):
         return [value]
-    if isinstance(value, list) and value:
-        if len(value) > _MOST_CHOICES:
-            raise ValueError(f"{len(value)} prompts, at most {_MOST_CHOICES} in one request")
-        if all(isinstance(p, str) for p in value) or all(_is_token_ids(p) for p in value):
-            return value
-    raise ValueError("must be text, token ids, or a list of either, and not empty")
+    if not isinstance(value, list) or not value:
+        raise ValueError(_SHAPES)
+    first = _kind(value[0])
+    for place, part in enumerate(value):
+        kind = _kind(part)
+        if kind == _STRANGE:
+            raise ValueError(f"element {place} is {kind}; {_SHAPES}")
+        if kind != first:
+            raise ValueError(f"element {place} is {kind}, but element 0 is {first}; {_SHAPES}")
+    if len(value) > _MOST_CHOICES:
+        raise ValueError(f"{len(value)} prompts, at most {_MOST_CHOICES} in one request")
+    return value
+
+
+def _kind(part: Any) -> str:
+    """What an element of a list of prompts is, in words."""
+    if isinstance(part, str):
+        return "text"
+    if type(part) is int:
+        return "a token id"
+    return "a list of token ids" if _is_token_ids(part) else _STRANGE
 
 
 def _is_token_ids(value: Any) -> bool:
@@ -67,11 +85,12 @@ class CompletionRequest(SamplingBody):
         scores = self.prompt_logprobs
         if self.echo and top is not None:
             scores = max(top, scores or 0)
-        choices = len(self.prompt) * (self.n or 1)
+        params = self.sampling(max_tokens=limit, logprobs=top, prompt_logprobs=scores)
+        choices = len(self.prompt) * params.n
         if choices > _MOST_CHOICES:
             reason = f"{choices} choices, at most {_MOST_CHOICES} in one request"
-            raise RequestError(f"n makes {reason}", "n")
-        return self.sampling(max_tokens=limit, logprobs=top, prompt_logprobs=scores)
+            raise RequestError(f"n={params.n} for {len(self.prompt)} prompts makes {reason}", "n")
+        return params
 
 
 class CompletionLogprobs(BaseModel):

@@ -71,7 +71,7 @@ def operation_routes(service: Service) -> APIRouter:
                 "name": "eLLM",
                 "version": ellm.__version__,
                 "models": service.model_names,
-                "endpoints": [*described, "GET /metrics", "GET /docs"],
+                "endpoints": [*described, "GET /metrics", "GET /openapi.json"],
             }
         )
 
