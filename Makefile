@@ -21,6 +21,7 @@ install: $(STAMP)  ## a virtual environment in .venv with everything in it
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: eLLM needs Python 3.11 or newer; name one with PYTHON=" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing eLLM and what it needs into .venv: 1.5 GB and some minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
@@ -44,6 +45,6 @@ format: $(STAMP)  ## rewrite the sources in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## eLLM beside transformers on this machine, and the figure
+bench: $(STAMP)  ## eLLM beside transformers on this machine, and the figure; about ten minutes
 	$(BIN)/python benchmarks/engine/run.py
 	$(BIN)/python benchmarks/engine/plot.py

@@ -23,7 +23,9 @@ def main() -> None:
         values = [run["engines"][name][key] for name in names]
         colours = [COLOURS.get(name, "#9aa5b1") for name in names]
         bars = axis.barh(names, values, color=colours)
-        axis.bar_label(bars, [f" {value:.3g}" for value in values])
+        axis.bar_label(
+            bars, [f" {value:.0f}" if value >= 100 else f" {value:.3g}" for value in values]
+        )
         axis.set_title(title, fontsize=9)
         axis.set_xlim(0, 1.2 * max(values))
         axis.invert_yaxis()
