@@ -41,7 +41,7 @@ def long(count: int = 200, **fields: Any) -> SamplingParams:
 
 @asynccontextmanager
 async def serving(directory: Path, **options: Any) -> AsyncIterator[AsyncLLM]:
-    llm = AsyncLLM(EngineArgs(model=str(directory), memory=BUDGET, threads=1, **options))
+    llm = AsyncLLM(str(directory), memory="64MiB", threads=1, **options)
     try:
         yield llm
     finally:

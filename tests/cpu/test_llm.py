@@ -15,10 +15,13 @@ import torch
 from toy_model import CONTEXT, save_toy_model
 from transformers import AutoModelForCausalLM
 
-from ellm import LLM, SamplingParams
-from ellm.core.errors import ConfigError, ContextOverflow, ModelNotFound, RequestError
+import ellm
+from ellm import LLM, AsyncLLM, SamplingParams
+from ellm.core.config import KvLayout
+from ellm.core.errors import ConfigError, ContextOverflow, EngineDead, ModelNotFound, RequestError
 from ellm.llm.args import EngineArgs
 from ellm.llm.outputs import RequestOutput
+from ellm.llm.progress import loading_bar
 
 PROMPTS = ["hello world", "the fox", "naïve 日本 été stop", "x", "hello " * 20]
 
@@ -248,9 +251,71 @@ def test_ctrl_c_frees_everything(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_options_are_those_of_engine_args() -> None:
     names = [name for name in inspect.signature(LLM.__init__).parameters if name != "self"]
-    assert names == [entry.name for entry in fields(EngineArgs)]
+    assert names == [*(entry.name for entry in fields(EngineArgs)), "progress"]
+    assert inspect.signature(AsyncLLM.__init__) == inspect.signature(LLM.__init__)
     with pytest.raises(TypeError, match="gpu_fraction"):
         LLM("x", gpu_fraction=0.9)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", [LLM, AsyncLLM])
+def test_another_engines_options_bring_their_remedy(kind: Any) -> None:
+    with pytest.raises(ConfigError, match=r"gpu_memory_utilization.*4GiB"):
+        kind("x", gpu_memory_utilization=0.9)
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size.*one device"):
+        kind("x", tensor_parallel_size=2)
+
+
+def test_engine_args_are_read_on_construction_and_stand_alone(directory: Path) -> None:
+    args = EngineArgs(model=str(directory), memory="64MiB", kv_layout="paged", threads=1)
+    assert (args.memory, args.kv_layout) == (64 << 20, KvLayout.PAGED)
+    with LLM(args) as llm:
+        assert repr(llm) == f"LLM({str(directory)!r}, max_model_len={CONTEXT})"
+    with pytest.raises(ConfigError, match="4GiB"):
+        EngineArgs(memory="lots")
+    with pytest.raises(ConfigError, match="beside EngineArgs"):
+        LLM(args, seed=1)
+
+
+def test_a_closed_engine_says_so_at_once(
+    directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    llm = load(directory)
+    llm.close()
+    for use in (llm.generate, llm.chat):
+        with pytest.raises(EngineDead, match="closed"):
+            use("hello")
+    assert "prompts" not in capfd.readouterr().err
+    llm.close()
+
+
+def test_what_is_no_prompt_and_no_params_is_refused(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="not int"):
+        llm.generate(5)  # type: ignore[arg-type]
+    for prompts in ("a", ["a"], ["a", "b"]):
+        with pytest.raises(RequestError, match=r"SamplingParams.*not dict"):
+            llm.generate(prompts, {"max_tokens": 2})  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="not str"):
+        llm.generate(["a"], ["b"])  # type: ignore[list-item]
+    for talk in (5, "hello", [5]):
+        with pytest.raises(RequestError):
+            llm.chat(talk)  # type: ignore[arg-type]
+
+
+def test_the_loading_bar_waits_for_the_total(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    with loading_bar("loading"):
+        pass
+    assert "loading" not in capfd.readouterr().err
+    with loading_bar("loading") as progress:
+        progress(1, 2)
+    assert "1/2 bytes" in capfd.readouterr().err
+
+
+def test_the_package_lists_its_names() -> None:
+    assert set(ellm.__all__) <= set(dir(ellm))
+    assert ellm.EngineArgs is EngineArgs
 
 
 def test_bad_options_are_said_with_the_remedy(directory: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ellm.core.config import KvLayout
+from ellm.core.errors import ConfigError
+from ellm.core.units import parse_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,10 +14,13 @@ class EngineArgs:
     """The model and its limits, in the names of vLLM's flags where one exists.
 
     `model` is a Hugging Face directory, a hub id, or a bundled name (`ellm-base`, `ellm-draft`).
-    `memory` is an absolute budget in bytes; None takes what the machine has free less a margin.
+    `memory` is an absolute budget in bytes, or text as 4GiB; None takes what the machine has free
+    less a margin.  Text in `memory`, `chunk_bytes` and `kv_layout` is read on construction.
     `max_model_len` None takes the model's own context; 0 (typed `auto`) takes the longest that
     fits the budget.  `dtype` is auto, float32, bfloat16 or float16.  `threads` None takes the
     machine's cores.
+
+    Raises ConfigError for text that cannot be read.
     """
 
     model: str = "ellm-base"
@@ -27,11 +32,25 @@ class EngineArgs:
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 2048
     max_num_queued_reqs: int | None = None
-    memory: int | None = None
-    kv_layout: KvLayout = KvLayout.CONTIGUOUS
+    memory: str | int | None = None
+    kv_layout: str | KvLayout = KvLayout.CONTIGUOUS
     block_size: int = 16
-    chunk_bytes: int | None = None
+    chunk_bytes: str | int | None = None
     enable_prefix_caching: bool = False
     chat_template: str | None = None
     seed: int = 0
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("memory", "chunk_bytes"):
+            if (size := getattr(self, name)) is not None:
+                object.__setattr__(self, name, parse_bytes(size))
+        object.__setattr__(self, "kv_layout", _layout(self.kv_layout))
+
+
+def _layout(layout: str | KvLayout) -> KvLayout:
+    try:
+        return KvLayout(layout)
+    except ValueError as error:
+        names = ", ".join(known.value for known in KvLayout)
+        raise ConfigError(f"kv_layout must be one of {names}, not {layout!r}") from error

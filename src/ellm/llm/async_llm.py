@@ -19,6 +19,7 @@ from ellm.core.sampling import SamplingParams
 from ellm.engine.loop import EngineLoop
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import Progress
+from ellm.llm.configured import Configured
 from ellm.llm.frontend import start
 from ellm.llm.outputs import RequestOutput
 from ellm.llm.processor import Prompt
@@ -44,14 +45,15 @@ class _Stream:
         self.woken.set()
 
 
-class AsyncLLM:
+class AsyncLLM(Configured):
     """One model in this process, for many callers at once.
 
-    Raises ModelError, ConfigError or BudgetError, saying what to do.  `progress(done, total)`
-    follows the loading of weights, in bytes.
+    llm = AsyncLLM("path/to/model", memory="4GiB")
+    async for output in llm.generate("Hello", SamplingParams(), "my-id"):
+        print(output.outputs[0].text)
     """
 
-    def __init__(self, args: EngineArgs, progress: Progress | None = None) -> None:
+    def _open(self, args: EngineArgs, progress: Progress | None) -> None:
         built, self._frontend = start(args, progress)
         self._engine = built.engine
         self._streams: dict[str, _Stream] = {}
@@ -81,7 +83,8 @@ class AsyncLLM:
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs as they come, until one is `finished`.
 
-        With `delta` each has only what is new, of the choices that have news.  Closing the
+        Each output is cumulative; with `delta` it has only what is new, of the choices that have
+        news.  News that arrive while the consumer is busy are merged into one output.  Closing the
         iterator, or cancelling the task, ends the request at once.  `request_id` is the caller's
         own and need not be unique.  Raises RequestError for a request that cannot be served,
         QueueFull for one that cannot be served now, and EngineDead.

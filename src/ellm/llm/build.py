@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ellm.core.clock import MonotonicClock
-from ellm.core.config import MemoryConfig, SchedulerConfig
+from ellm.core.config import KvLayout, MemoryConfig, SchedulerConfig
 from ellm.core.errors import BudgetError, ConfigError, DriverUnavailable
 from ellm.core.units import ceil_div, format_bytes
 from ellm.engine.assembly import EngineMemory, assemble_memory
@@ -115,6 +115,8 @@ def _memory(
     """The budget in full, and the finest chunks that the machine can map of what can be used."""
     budget = _budget(args)
     chunk_bytes = args.chunk_bytes
+    assert not isinstance(chunk_bytes, str)
+    assert isinstance(args.kv_layout, KvLayout)
     if chunk_bytes is None and args.device == "cpu":
         per_token = sum(layer.token_bytes for layer in spec.layers(dtype.itemsize))
         useful = weight_bytes(spec, dtype)
@@ -134,6 +136,7 @@ def _budget(args: EngineArgs) -> int:
         free = available_bytes()
     else:
         free, _ = torch.cuda.mem_get_info(args.device)
+    assert not isinstance(args.memory, str)
     if args.memory is None:
         return default_budget(free)
     if args.memory > free:

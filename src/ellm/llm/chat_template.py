@@ -70,6 +70,9 @@ class ChatTemplate:
 
         Raises RequestError for what the template refuses.
         """
+        if not isinstance(messages, Sequence):
+            kind = type(messages).__name__
+            raise RequestError(f"messages must be a list, not {kind}", "messages")
         if not messages:
             raise RequestError("messages is empty", "messages")
         turns = [_flatten(message, place) for place, message in enumerate(messages)]

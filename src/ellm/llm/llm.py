@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from types import TracebackType
 from typing import Any, cast
 
-from ellm.core.config import KvLayout
-from ellm.core.errors import BudgetError, ConfigError, RequestError
+from ellm.core.errors import BudgetError, EngineDead, RequestError
 from ellm.core.sampling import SamplingParams
-from ellm.core.units import parse_bytes
 from ellm.llm.args import EngineArgs
+from ellm.llm.build import Progress
+from ellm.llm.configured import Configured
 from ellm.llm.frontend import start
 from ellm.llm.interrupt import Interrupt
 from ellm.llm.outputs import RequestOutput
@@ -24,61 +24,25 @@ from ellm.llm.tokenizer import Tokenizer
 Conversation = Sequence[Mapping[str, Any]]
 
 
-class LLM:
+class LLM(Configured):
     """One model in this process, stepped by the thread that calls `generate`.
 
         with LLM("path/to/model", memory="4GiB") as llm:
             outputs = llm.generate(["Hello", "World"], SamplingParams(max_tokens=32))
 
-    The options are those of `EngineArgs`; `memory` is also read as text.  Raises ModelError,
-    ConfigError or BudgetError, saying what to do.
+    `progress` replaces the bar that otherwise shows on a terminal.
     """
 
-    def __init__(
-        self,
-        model: str = "ellm-base",
-        *,
-        tokenizer: str | None = None,
-        served_model_name: str | None = None,
-        dtype: str = "auto",
-        device: str = "cpu",
-        max_model_len: int | None = None,
-        max_num_seqs: int = 64,
-        max_num_batched_tokens: int = 2048,
-        max_num_queued_reqs: int | None = None,
-        memory: str | int | None = None,
-        kv_layout: str | KvLayout = KvLayout.CONTIGUOUS,
-        block_size: int = 16,
-        chunk_bytes: int | None = None,
-        enable_prefix_caching: bool = False,
-        chat_template: str | None = None,
-        seed: int = 0,
-        threads: int | None = None,
-    ) -> None:
-        args = EngineArgs(
-            model=model,
-            tokenizer=tokenizer,
-            served_model_name=served_model_name,
-            dtype=dtype,
-            device=device,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            max_num_queued_reqs=max_num_queued_reqs,
-            memory=None if memory is None else parse_bytes(memory),
-            kv_layout=_layout(kv_layout),
-            block_size=block_size,
-            chunk_bytes=chunk_bytes,
-            enable_prefix_caching=enable_prefix_caching,
-            chat_template=chat_template,
-            seed=seed,
-            threads=threads,
-        )
-        with loading_bar(f"loading {model}") as progress:
+    def _open(self, args: EngineArgs, progress: Progress | None) -> None:
+        if progress is not None:
             built, self._frontend = start(args, progress)
+        else:
+            with loading_bar(f"loading {args.model}") as progress:
+                built, self._frontend = start(args, progress)
         self._engine = built.engine
         self._ids = count()
         self._busy = threading.Lock()
+        self._closed = False
         self.model_name = built.model_name
         self.max_model_len = built.max_model_len
 
@@ -96,8 +60,10 @@ class LLM:
 
         `sampling_params` are for all prompts, or one for each; None are the defaults.  All
         prompts are checked before any is started: RequestError means that nothing ran.  Ctrl-C
-        ends after the current step, and leaves the engine ready for other prompts.
+        ends after the current step, and leaves the engine ready for other prompts.  Raises
+        EngineDead after `close`.
         """
+        self._require_open()
         items = _as_list(prompts)
         params = _spread(sampling_params, len(items))
         trackers: dict[str, RequestTracker] = {}
@@ -120,8 +86,9 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation or several; `chat_template` is the text of another template."""
-        one = bool(messages) and isinstance(messages[0], Mapping)
-        conversations = cast("Sequence[Conversation]", [messages] if one else messages)
+        self._require_open()
+        many = isinstance(messages, Sequence) and all(isinstance(m, Sequence) for m in messages)
+        conversations = cast("Sequence[Conversation]", messages if many else [messages])
         prompts = [
             self._frontend.chat_prompt(
                 conversation,
@@ -172,7 +139,12 @@ class LLM:
 
     def close(self) -> None:
         """Release all memory.  The object is of no use afterwards; twice is harmless."""
+        self._closed = True
         self._engine.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EngineDead("this LLM is closed: create another")
 
     def __enter__(self) -> LLM:
         return self
@@ -186,18 +158,10 @@ class LLM:
         self.close()
 
 
-def _layout(layout: str | KvLayout) -> KvLayout:
-    try:
-        return KvLayout(layout)
-    except ValueError as error:
-        names = ", ".join(known.value for known in KvLayout)
-        raise ConfigError(f"kv_layout must be one of {names}, not {layout!r}") from error
-
-
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A list of numbers is one prompt, of token ids."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
+    if isinstance(prompts, (str, Mapping)) or not isinstance(prompts, Iterable):
+        return [prompts]  # a prompt that is none is refused with the others
     items = cast("list[Prompt]", list(prompts))
     if items and all(isinstance(item, int) for item in items):
         return [cast("list[int]", items)]
@@ -209,7 +173,7 @@ def _spread(
 ) -> list[SamplingParams]:
     if params is None:
         params = SamplingParams()
-    if isinstance(params, SamplingParams):
+    if isinstance(params, SamplingParams) or not isinstance(params, Sequence):
         return [params] * prompts
     if len(params) != prompts:
         raise RequestError(f"{len(params)} sampling params for {prompts} prompts: give one or each")

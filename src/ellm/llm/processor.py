@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from pathlib import Path
@@ -63,6 +63,9 @@ class Processor:
 
         Raises RequestError, naming the field; ContextOverflow if prompt and output do not fit.
         """
+        if not isinstance(params, SamplingParams):
+            kind = type(params).__name__
+            raise RequestError(f"sampling params must be SamplingParams(...), not {kind}")
         text, ids = self._read(prompt)
         self._check_ids("prompt", ids)
         self._check_ids("logit_bias", params.logit_bias or ())
@@ -92,6 +95,11 @@ class Processor:
             text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
         else:
             ids = prompt
+        if ids is not None and not isinstance(ids, Iterable):
+            raise RequestError(
+                f"a prompt is text, token ids or a dictionary of them, not {type(ids).__name__}",
+                "prompt",
+            )
         if text is not None and not isinstance(text, str):
             raise RequestError(f"prompt must be text, not {type(text).__name__}", "prompt")
         if ids is None:

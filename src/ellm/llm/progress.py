@@ -21,7 +21,8 @@ from rich.progress import (
 def loading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that a loader feeds with (bytes done, bytes in all); it vanishes when done.
 
-    Where stderr is no terminal nothing is written.
+    It shows from the first call, when the total is known.  Where stderr is
+    no terminal nothing is written.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -34,8 +35,8 @@ def loading_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         disable=not console.is_terminal,
     )
     with bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(title, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
 
 @contextmanager

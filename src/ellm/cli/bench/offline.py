@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ellm.cli.bench.statistics import percentile
@@ -59,7 +58,7 @@ def throughput(args: EngineArgs, items: Sequence[WorkItem]) -> dict[str, Any]:
 def _load(args: EngineArgs) -> LLM:
     from ellm import LLM
 
-    return LLM(**asdict(args))
+    return LLM(args)
 
 
 def _run(llm: LLM, items: Sequence[WorkItem]) -> float:
