@@ -17,10 +17,17 @@ from ellm.core.errors import ConfigError, DriverError, DriverUnavailable, Engine
         (["serve", "--kv-cache-memory-bytes", "1G"], "--memory"),
         (["serve", "--memory", "lots"], "4GiB"),
         (["serve", "--max-model-len", "32Q"], "32K"),
-        (["serve", "--port", "70000", "--model", "x"], "--model"),
+        (["serve", "one", "--model", "two"], "give one"),
+        (["serve", "--model", "/no/such/model", "--port", "0"], "/no/such/model"),
+        (["serve", "-tp", "2"], "--tensor-parallel-size: eLLM runs on one device"),
+        (["serve", "--tensor-parallel-size=2"], "one device"),
+        (["complete", "hello", "--swap-space", "4"], "not swapped"),
+        (["serve", "--enable-chunked-prefill"], "always chunked"),
+        (["complete", "hello", "world"], "quotes"),
         (["complete", "hello", "--max-num-seqs", "many"], "many"),
         (["complete"], "prompt"),
-        (["nonsense"], "nonsense"),
+        (["nonsense"], "serve, chat, complete"),
+        (["bench", "nonsense"], "latency, throughput, serve"),
         (["complete", "hello", "--device", "tpu"], "tpu"),
         (["complete", "hello", "--threads", "0"], "--threads"),
         (["complete", "hello", "--model", "/no/such/model"], "/no/such/model"),
@@ -30,7 +37,8 @@ from ellm.core.errors import ConfigError, DriverError, DriverUnavailable, Engine
         (["bench", "serve", "ttft:5"], "ttft:5"),
         (["bench", "serve", "--dataset-name", "trace"], "--dataset-path"),
         (["bench", "serve", "--request-rate", "-1"], "--request-rate"),
-        (["bench", "serve", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1"),
+        (["bench", "serve", "--base-url", "http://127.0.0.1:1"], "is it running"),
+        (["chat", "--url", "http://127.0.0.1:1"], "nothing answers at http://127.0.0.1:1"),
     ],
 )
 def test_a_user_error_is_one_line_and_status_2(
@@ -59,6 +67,14 @@ def test_the_status_says_who_can_mend_it(error: Exception, status: int) -> None:
     text, found = explain(error)
     assert found == status
     assert str(error) in text
+
+
+@pytest.mark.parametrize("words", [[], ["bench"]])
+def test_the_list_of_commands_cuts_nothing_off(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words, "--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
 
 
 def test_the_version_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ SAMPLING = {"--max-tokens", "--temperature", "--top-p", "--top-k"}
 FROZEN = {
     "": {"--version"},
     "serve": ENGINE | {
-        "model", "--host", "--port", "--uds", "--api-key", "--shutdown-timeout",
+        "model", "--model", "--host", "--port", "--uds", "--api-key", "--shutdown-timeout",
         "--allowed-origins", "--root-path", "--enable-log-requests",
         "--trust-request-chat-template",
     },

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 ELLM = str(Path(sys.executable).with_name("ellm"))
 QUICK = ["--model", "ellm-draft", "--memory", "256MiB", "--dtype", "float32", "--threads", "1"]
 ANSWER = ["--max-tokens", "12", "--temperature", "0"]
@@ -49,6 +51,18 @@ def test_complete_prints_the_completion_alone() -> None:
     assert (whole.returncode, whole.stdout) == (0, expected + "\n"), whole.stderr
     streamed = ellm("complete", "-", *QUICK, *ANSWER, "--stream", stdin="import os")
     assert (streamed.returncode, streamed.stdout) == (0, expected + "\n"), streamed.stderr
+
+
+@pytest.mark.parametrize("how", ["--stream", "--no-stream"])
+def test_a_reader_that_leaves_ends_it_quietly(how: str) -> None:
+    command = [ELLM, "complete", "import os", *QUICK, *ANSWER, how]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_chat_answers_every_line_of_its_input() -> None:
@@ -109,7 +123,8 @@ def test_a_served_model_answers_the_load_client_and_the_chat_and_stops_on_sigter
             talk, input="Hi\n", env=key, text=True, capture_output=True, timeout=300, check=True
         )
         assert said.stdout.strip()
-        assert ellm("chat", "--url", url, stdin="Hi\n").returncode == 2  # without the key
+        refused = ellm("chat", "--url", url, stdin="Hi\n")
+        assert (refused.returncode, "needs --api-key" in refused.stderr) == (2, True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 

@@ -29,7 +29,7 @@ def complete(
         typer.Option("--stream/--no-stream", help="Print as it comes; default on a terminal."),
     ] = None,
 ) -> int:
-    """Continue PROMPT and print the completion alone on standard output."""
+    """Continue one prompt.  Standard output gets the completion alone."""
     from ellm import AsyncLLM, SamplingParams
     from ellm.llm.progress import loading_bar
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ellm.core.config import KvLayout
+from ellm.core.errors import ConfigError
 from ellm.core.units import parse_bytes, parse_count
 from ellm.llm.args import EngineArgs
 
@@ -27,6 +28,7 @@ def _maybe(name: str, parser: Callable[[str], int], metavar: str, text: str) -> 
     return Annotated[int | None, typer.Option(name, parser=parser, metavar=metavar, help=text)]
 
 
+_MODEL_FLAG = "model_flag"
 _MODEL_HELP = "A Hugging Face directory, a hub id, or ellm-base or ellm-draft."
 _FLAGS: dict[str, Any] = {
     "model": Annotated[str, typer.Option("--model", help=_MODEL_HELP)],
@@ -80,18 +82,30 @@ _FLAGS: dict[str, Any] = {
 }
 
 
+def _one_model(place: str | None, flag: str | None) -> str:
+    if place is not None and flag is not None:
+        raise ConfigError(f"two models, {place} and --model {flag}: give one")
+    return place or flag or EngineArgs().model
+
+
 def takes_engine_args(
     *, model_is_positional: bool = False, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Turn `command(args: EngineArgs, ...)` into one whose flags are the fields of EngineArgs.
 
-    `without` names fields that make no sense for the command; they keep their defaults.
+    A positional model may also come as --model, as for the other commands.  `without` names fields
+    that make no sense for the command; they keep their defaults.
     """
     assert set(_FLAGS) == {field.name for field in fields(EngineArgs)}, "a field lacks its flag"
     kinds = dict(_FLAGS)
     if model_is_positional:
-        kinds["model"] = Annotated[str, typer.Argument(help=_MODEL_HELP)]
-    defaults = {field.name: field.default for field in fields(EngineArgs)}
+        kinds["model"] = Annotated[str | None, typer.Argument(help=_MODEL_HELP)]
+        kinds[_MODEL_FLAG] = Annotated[
+            str | None, typer.Option("--model", help="The same, as a flag.  [default: ellm-base]")
+        ]
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(EngineArgs)}
+    if model_is_positional:
+        defaults |= {"model": None, _MODEL_FLAG: None}
     chosen = [name for name in kinds if name not in without]
     parameters = [
         inspect.Parameter(
@@ -108,6 +122,8 @@ def takes_engine_args(
 
         def wrapper(**given: Any) -> int:
             engine = {name: given.pop(name) for name in chosen}
+            if model_is_positional:
+                engine["model"] = _one_model(engine["model"], engine.pop(_MODEL_FLAG))
             return command(EngineArgs(**engine), **given)
 
         rest = [p.replace(kind=p.KEYWORD_ONLY) for p in list(own.parameters.values())[1:]]

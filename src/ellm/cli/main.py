@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -13,11 +14,11 @@ import ellm
 from ellm.cli import chat, complete, environment, serve
 from ellm.cli.bench import commands as bench
 from ellm.core.errors import DriverError, DriverUnavailable, EllmError, EngineDead
+from ellm.llm.remedies import REMEDIES
 
-_REMEDIES = {
-    "--gpu-memory-utilization": "eLLM needs no fraction: give a budget with --memory, as 4GiB",
-    "--kv-cache-memory-bytes": "weights, activations and KV share one budget: --memory, as 4GiB",
-}
+# `-tp 2` is read as the option `-t`.
+_SHORT = {"-t": "--tensor-parallel-size", "-q": "--quantization"}
+_BROKEN_PIPE = 128 + signal.SIGPIPE
 _EXTRAS = {"fastapi": "serve", "uvicorn": "serve", "prometheus_client": "serve", "httpx": "serve"}
 
 
@@ -57,9 +58,19 @@ def _root(
 
 
 def run(argv: Sequence[str]) -> int:
-    """The exit status: 0, 2 for what the user can mend, 1 for the rest, 130 when interrupted."""
+    """The exit status: 0, 2 for what the user can mend, 1 for the rest, 130 when interrupted.
+
+    It is 141, as of a process that SIGPIPE ends, when whoever reads the output has gone.
+    """
     try:
         status = application()(args=list(argv), prog_name="ellm", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as left:  # what typer makes of a broken pipe
+        if not isinstance(left.__context__, BrokenPipeError):
+            raise
+        return _drop_output()
+    except BrokenPipeError:
+        return _drop_output()
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:
@@ -70,12 +81,16 @@ def run(argv: Sequence[str]) -> int:
     return int(status or 0)
 
 
+def _drop_output() -> int:
+    """Leave nothing for the interpreter to write at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return _BROKEN_PIPE
+
+
 def explain(error: Exception) -> tuple[str, int]:
     """One line for a person, and the exit status."""
     if hasattr(error, "format_message"):  # the command line itself could not be read
-        remedy = _REMEDIES.get(getattr(error, "option_name", ""))
-        said = error.format_message().rstrip(".").replace("Value error, ", "")
-        return remedy or said, 2
+        return _explain_usage(error, error.format_message()), 2
     if isinstance(error, EllmError):
         broke = isinstance(error, (EngineDead, DriverError))
         mendable = not broke or isinstance(error, DriverUnavailable)
@@ -85,6 +100,20 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):
         return str(error), 1
     return f"{type(error).__name__}: {error} (ELLM_DEBUG=1 shows where)", 1
+
+
+def _explain_usage(error: Exception, message: str) -> str:
+    said = message.rstrip(".").replace("Value error, ", "")
+    option = getattr(error, "option_name", "")
+    full = _SHORT.get(option, option)
+    if remedy := REMEDIES.get(full.removeprefix("--").replace("-", "_")):
+        return f"{full}: {remedy}"
+    if said.startswith("No such command"):
+        commands = getattr(getattr(error, "ctx", None), "command", None)
+        return f"{said}: it is one of {', '.join(getattr(commands, 'commands', ()))}"
+    if said.startswith("Got unexpected extra argument"):
+        return f"{said}: put quotes around text that has spaces"
+    return said
 
 
 def main() -> None:

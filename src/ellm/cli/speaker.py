@@ -6,7 +6,7 @@ import itertools
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ellm.cli.bench.client import events
+from ellm.cli.bench.client import events, why_not
 from ellm.core.errors import RequestError
 from ellm.core.sampling import SamplingParams
 
@@ -51,18 +51,23 @@ class RemoteSpeaker:
     async def answer(self, messages: Sequence[Message]) -> AsyncGenerator[str, None]:
         import httpx
 
-        async with (
-            httpx.AsyncClient(base_url=self._url, headers=self._headers, timeout=None) as http,
-            http.stream("POST", "/v1/chat/completions", json=self._body(messages)) as response,
-        ):
-            if response.status_code != 200:
-                text = (await response.aread()).decode(errors="replace")
-                raise RequestError(f"{self._url} answered {response.status_code}: {text}")
-            async for event in events(response):
-                if "error" in event:
-                    raise RequestError(f"{self._url} broke off: {event['error']}")
-                for choice in event["choices"]:
-                    yield choice["delta"].get("content") or ""
+        try:
+            async with (
+                httpx.AsyncClient(base_url=self._url, headers=self._headers, timeout=None) as http,
+                http.stream("POST", "/v1/chat/completions", json=self._body(messages)) as response,
+            ):
+                if response.status_code == 401:
+                    response.raise_for_status()
+                if response.status_code != 200:
+                    text = (await response.aread()).decode(errors="replace")
+                    raise RequestError(f"{self._url} answered {response.status_code}: {text}")
+                async for event in events(response):
+                    if "error" in event:
+                        raise RequestError(f"{self._url} broke off: {event['error']}")
+                    for choice in event["choices"]:
+                        yield choice["delta"].get("content") or ""
+        except httpx.HTTPError as error:
+            raise RequestError(why_not(self._url, error)) from error
 
     def _body(self, messages: Sequence[Message]) -> dict[str, Any]:
         params = self._params

@@ -87,6 +87,17 @@ class Outcome:
         return (self.latency - self.ttft) / (self.output_tokens - 1)
 
 
+def why_not(url: str, error: Exception) -> str:
+    """Why the server at `url` could not be asked, and what to do."""
+    import httpx
+
+    if isinstance(error, httpx.ConnectError):
+        return f"nothing answers at {url}: is it running?"
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
+        return f"the server at {url} needs --api-key, with a key that it knows"
+    return f"{url} does not answer as a server should: {str(error) or type(error).__name__}"
+
+
 async def ask(http: httpx.AsyncClient, target: Target, item: WorkItem) -> Outcome:
     """Send one request and follow its stream to the end; failures are outcomes, not exceptions."""
     import httpx

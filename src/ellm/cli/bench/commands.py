@@ -70,7 +70,7 @@ def latency(
     num_iters: NumIters = 10,
     output_json: OutputJson = None,
 ) -> int:
-    """Seconds that one batch of random prompts takes, without a server."""
+    """Time one batch of prompts.  They are random, and there is no server."""
     items = fixed_lengths(batch_size, input_len, output_len, args.seed)
     figures = offline.latency(args, items, num_iters_warmup, num_iters)
     return _report({"input_len": input_len, "output_len": output_len} | figures, output_json)
@@ -84,7 +84,7 @@ def throughput(
     num_prompts: NumPrompts = 64,
     output_json: OutputJson = None,
 ) -> int:
-    """Tokens per second over many random prompts given at once, without a server."""
+    """Count tokens per second.  Many random prompts at once, and no server."""
     items = fixed_lengths(num_prompts, input_len, output_len, args.seed)
     figures = offline.throughput(args, items)
     return _report({"input_len": input_len, "output_len": output_len} | figures, output_json)
@@ -121,7 +121,7 @@ def serve(
     more_goodput: MoreGoodput = None,
     output_json: OutputJson = None,
 ) -> int:
-    """Load an OpenAI-compatible server and report latencies, throughput and goodput."""
+    """Put load on a server.  Reports latencies, throughput and goodput of an OpenAI-compatible one."""
     if more_goodput and not goodput:
         raise ConfigError(f"unexpected argument {more_goodput[0]!r}")
     objectives = parse_objectives([*(goodput or ()), *(more_goodput or ())])

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 
-from ellm.cli.bench.client import Outcome, Target, ask
+from ellm.cli.bench.client import Outcome, Target, ask, why_not
 from ellm.cli.bench.workload import WorkItem
 from ellm.core.errors import ConfigError
 
@@ -26,7 +26,7 @@ async def find_model(base_url: str, api_key: str | None) -> str:
             answer.raise_for_status()
             return str(answer.json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"no model found at {base_url}/v1/models: {error}") from error
+        raise ConfigError(why_not(base_url, error)) from error
 
 
 async def apply_load(

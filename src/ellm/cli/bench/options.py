@@ -67,4 +67,7 @@ Goodput = Annotated[
     typer.Option("--goodput", metavar="NAME:MS", help="Objectives: ttft:500 tpot:50 e2el:3000."),
 ]
 # What follows the first objective, so that vLLM's `--goodput ttft:500 tpot:50` is understood.
-MoreGoodput = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="NAME:MS")]
+MoreGoodput = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME:MS", help="More objectives, after --goodput."),
+]
