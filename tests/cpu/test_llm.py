@@ -313,6 +313,15 @@ def test_the_loading_bar_waits_for_the_total(
     assert "1/2 bytes" in capfd.readouterr().err
 
 
+def test_more_threads_than_cores_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    cores = len(os.sched_getaffinity(0))
+    for threads, said in ((1, ""), (cores + 1, f"{cores + 1} threads will share {cores}")):
+        with pytest.raises(ModelNotFound):
+            LLM("/no/such/model", threads=threads)
+        assert said in caplog.text
+        assert bool(said) == bool(caplog.records)
+
+
 def test_the_package_lists_its_names() -> None:
     assert set(ellm.__all__) <= set(dir(ellm))
     assert ellm.EngineArgs is EngineArgs

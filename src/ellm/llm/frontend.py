@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,8 @@ from ellm.llm.build import Built, Progress, build
 from ellm.llm.processor import Processor, Prompt, end_token_ids
 from ellm.llm.request_tracker import RequestTracker
 from ellm.llm.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,9 @@ def start(args: EngineArgs, progress: Progress | None = None) -> tuple[Built, Fr
 
     Raises ModelError, ConfigError or BudgetError, saying what to do.
     """
+    cores = len(os.sched_getaffinity(0))
+    if args.threads is not None and args.threads > cores:
+        _log.warning("%d threads will share %d usable cores: expect it slower", args.threads, cores)
     built = build(args, progress)
     try:
         return built, Frontend.load(built, args.chat_template)
