@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ellm.cli.main import explain, run
-from ellm.core.errors import ConfigError, DriverError, DriverUnavailable, EngineDead
+from ellm.cli.speaker import RemoteSpeaker
+from ellm.core.errors import (
+    ConfigError,
+    DriverError,
+    DriverUnavailable,
+    EngineDead,
+    RequestError,
+)
+from ellm.core.sampling import SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -67,6 +77,12 @@ def test_the_status_says_who_can_mend_it(error: Exception, status: int) -> None:
     text, found = explain(error)
     assert found == status
     assert str(error) in text
+
+
+def test_a_server_that_goes_away_during_a_chat_is_one_line() -> None:
+    speaker = RemoteSpeaker("http://127.0.0.1:1", "m", None, SamplingParams())
+    with pytest.raises(RequestError, match="is it running"):
+        asyncio.run(anext(speaker.answer([{"role": "user", "content": "Hi"}])))
 
 
 @pytest.mark.parametrize("words", [[], ["bench"]])
