@@ -112,7 +112,7 @@ def test_concurrency_is_bounded_and_the_wait_is_told_apart() -> None:
 
 
 def test_a_server_that_is_not_there_is_a_user_error() -> None:
-    with pytest.raises(ConfigError, match="nothing answers at http://127.0.0.1:1"):
+    with pytest.raises(ConfigError, match=r"nothing answers at http://127\.0\.0\.1:1"):
         asyncio.run(find_model("http://127.0.0.1:1", None))
 
 

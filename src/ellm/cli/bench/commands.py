@@ -121,7 +121,7 @@ def serve(
     more_goodput: MoreGoodput = None,
     output_json: OutputJson = None,
 ) -> int:
-    """Put load on a server.  Reports latencies, throughput and goodput of an OpenAI-compatible one."""
+    """Put load on a server: latencies, throughput, goodput."""
     if more_goodput and not goodput:
         raise ConfigError(f"unexpected argument {more_goodput[0]!r}")
     objectives = parse_objectives([*(goodput or ()), *(more_goodput or ())])
