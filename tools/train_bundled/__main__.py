@@ -108,6 +108,7 @@ def ship(arguments: argparse.Namespace) -> None:
         decays=[(start, end) for start, end in position["decays"]],
         lanes=state["lanes"],
         tokens=position["tokens"],
+        share=arguments.share,
         taught=state.get("taught", False),
         versions={
             "python": platform.python_version(),

@@ -18,6 +18,7 @@ class Figures:
     lanes: int
     tokens: int
     taught: bool
+    share: float
     versions: dict[str, str]
     data: dict[str, int] = field(default_factory=dict)
     bits: dict[str, float] = field(default_factory=dict)
@@ -122,6 +123,8 @@ def training(figures: Figures) -> list[str]:
         for text, window in [key.split(" @ ")]
     ]
     lines += [""]
+    if figures.share < 1.0:
+        lines += [f"Measured on the first {100 * figures.share:g} % of the held-out text.", ""]
     if figures.agreement:
         lines += ["As a draft for ellm-base, on the held-out modules:", ""]
         lines += [f"- {name}: {value:.3f}" for name, value in figures.agreement.items()]
