@@ -148,11 +148,6 @@ class KvManager(Generic[Holding]):
         self._forget(seq_id)
         self._store.close(holding)
 
-    def drop_prefixes(self) -> None:
-        """Forget every kept prefix and free its memory."""
-        while self._evict():
-            pass
-
     def _evict(self) -> bool:
         if not self._kept:
             return False
@@ -164,11 +159,6 @@ class KvManager(Generic[Holding]):
     def _forget(self, seq_id: int) -> None:
         if self._prefixes is not None:
             self._prefixes.forget(seq_id)
-
-    @property
-    def holders(self) -> int:
-        """Sequences that hold KV now, kept prefixes aside."""
-        return len(self._held)
 
     @property
     def usage(self) -> float:

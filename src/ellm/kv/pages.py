@@ -45,9 +45,6 @@ class PageAllocator:
     def used(self) -> int:
         return sum(1 for count in self._holders if count)
 
-    def shared(self, page: int) -> bool:
-        return self._holders[page] > 1
-
     def missing(self, count: int) -> int | None:
         """Chunks that `take(count)` would need; None when there are not that many pages."""
         picked = self._pick(count)
