@@ -45,6 +45,6 @@ format: $(STAMP)  ## rewrite the sources in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## eLLM beside transformers on this machine, and the figure; about ten minutes
+bench: $(STAMP)  ## eLLM beside transformers on this machine, and the figure; some minutes
 	$(BIN)/python benchmarks/engine/run.py
 	$(BIN)/python benchmarks/engine/plot.py
