@@ -38,7 +38,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "memory available", format_bytes(available_bytes())
     yield "default budget", format_bytes(default_budget(available_bytes()))
     yield "vm.max_map_count", Path("/proc/sys/vm/max_map_count").read_text().strip()
-    yield "chunk size", format_bytes(choose_chunk_bytes(default_budget(available_bytes())))
+    yield "chunk size, at most", format_bytes(choose_chunk_bytes(default_budget(available_bytes())))
     yield "cuda driver", cuda_driver()
     yield "kernels", "reference (PyTorch operators)"
 
