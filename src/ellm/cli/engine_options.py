@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ellm.core.config import KvLayout
+from ellm.core.config import KvLayout, MemoryMode
 from ellm.core.errors import ConfigError
 from ellm.core.units import parse_bytes, parse_count
 from ellm.llm.args import EngineArgs
@@ -26,6 +26,10 @@ def _count(name: str, text: str) -> Any:
 
 def _maybe(name: str, parser: Callable[[str], int], metavar: str, text: str) -> Any:
     return Annotated[int | None, typer.Option(name, parser=parser, metavar=metavar, help=text)]
+
+
+def _objective(name: str, text: str) -> Any:
+    return Annotated[str | None, typer.Option(name, metavar="TIME", help=text)]
 
 
 _MODEL_FLAG = "model_flag"
@@ -50,16 +54,52 @@ _FLAGS: dict[str, Any] = {
         "Context length; default the model's, auto the longest that fits the memory.",
     ),
     "max_num_seqs": _count("--max-num-seqs", "Most sequences in one step."),
-    "max_num_batched_tokens": _count("--max-num-batched-tokens", "Most tokens in one step."),
+    "max_num_batched_tokens": _maybe(
+        "--max-num-batched-tokens",
+        parse_count,
+        "N",
+        "Most tokens in one step; default what memory and objectives allow.",
+    ),
+    "enable_chunked_prefill": Annotated[
+        bool,
+        typer.Option(
+            "--enable-chunked-prefill/--no-enable-chunked-prefill",
+            help="Compute a prompt in several steps where that helps.",
+        ),
+    ],
     "max_num_queued_reqs": _maybe(
         "--max-num-queued-reqs", parse_count, "N", "Most requests that wait; default unbounded."
     ),
+    "scheduling_policy": Annotated[
+        str | None,
+        typer.Option(
+            "--scheduling-policy", metavar="fcfs|slo", help="Default slo if an objective is given."
+        ),
+    ],
+    "ttft_slo": _objective("--ttft-slo", "Objective for the time to the first token, as 500ms."),
+    "tpot_slo": _objective("--tpot-slo", "Objective for the time per output token, as 50ms."),
     "memory": _maybe(
         "--memory",
         parse_bytes,
         "SIZE",
         "Budget for weights, activations and KV, as 4GiB; default what is free less a margin.",
     ),
+    "memory_mode": Annotated[
+        MemoryMode,
+        typer.Option("--memory-mode", help="Move memory where it is needed, or fix the shares."),
+    ],
+    "ablate": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ablate", metavar="PART", help="Leave out warm, premap, defer, prefill, park, layers."
+        ),
+    ],
+    "kv_offloading_size": _maybe(
+        "--kv-offloading-size", parse_bytes, "SIZE", "Tier below the memory; default none."
+    ),
+    "kv_offloading_dir": Annotated[
+        str | None, typer.Option("--kv-offloading-dir", help="Where the tier's file lies.")
+    ],
     "kv_layout": Annotated[
         KvLayout, typer.Option("--kv-layout", help="One address range a sequence, or pages.")
     ],
@@ -104,6 +144,7 @@ def takes_engine_args(
             str | None, typer.Option("--model", help="The same, as a flag.  [default: ellm-base]")
         ]
     defaults: dict[str, Any] = {field.name: field.default for field in fields(EngineArgs)}
+    defaults["ablate"] = None
     if model_is_positional:
         defaults |= {"model": None, _MODEL_FLAG: None}
     chosen = [name for name in kinds if name not in without]
@@ -122,6 +163,7 @@ def takes_engine_args(
 
         def wrapper(**given: Any) -> int:
             engine = {name: given.pop(name) for name in chosen}
+            engine["ablate"] = engine.get("ablate") or ()
             if model_is_positional:
                 engine["model"] = _one_model(engine["model"], engine.pop(_MODEL_FLAG))
             return command(EngineArgs(**engine), **given)

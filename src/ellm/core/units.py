@@ -10,6 +10,8 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 _BINARY = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?(?:e-?\d+)?)\s*(ms|s|m|h|)\s*", re.IGNORECASE)
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE)
 
 
@@ -28,6 +30,14 @@ def parse_count(text: str | int) -> int:
         raise ConfigError(f"cannot read {text!r} as a count: write for example 2048, 32k or 32K")
     table = _BINARY if match[2].isupper() else _DECIMAL
     return int(float(match[1]) * table[match[2].lower()])
+
+
+def parse_seconds(text: str | float) -> float:
+    """Seconds in `"500ms"`, `"0.5s"`, `"2m"`, `"1h"` or a plain number of seconds."""
+    match = _TIME.fullmatch(str(text))
+    if match is None:
+        raise ConfigError(f"cannot read {text!r} as a time: write for example 500ms or 2s")
+    return float(match[1]) * _SECONDS[match[2].lower()]
 
 
 def format_bytes(count: int) -> str:

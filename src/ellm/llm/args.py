@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
 
-from ellm.core.config import KvLayout
+from ellm.core.config import ElasticPart, KvLayout, MemoryMode, SchedulingPolicy
 from ellm.core.errors import ConfigError
-from ellm.core.units import parse_bytes
+from ellm.core.units import parse_bytes, parse_seconds
+
+Choice = TypeVar("Choice", bound=Enum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +20,13 @@ class EngineArgs:
 
     `model` is a Hugging Face directory, a hub id, or a bundled name (`ellm-base`, `ellm-draft`).
     `memory` is an absolute budget in bytes, or text as 4GiB; None takes what the machine has free
-    less a margin.  Text in `memory`, `chunk_bytes` and `kv_layout` is read on construction.
-    `max_model_len` None takes the model's own context; 0 (typed `auto`) takes the longest that
+    less a margin.  `memory_mode` static fixes the shares of KV and activations from a step of
+    `max_num_batched_tokens`, as other engines do; `ablate` leaves elastic parts out by name.
+    `kv_offloading_size` bytes of KV may go to a file in `kv_offloading_dir`.  `ttft_slo` and
+    `tpot_slo` are seconds, or text as 500ms; with one of them the policy is slo unless another is
+    named.  Sizes, times and choices given as text are read on construction.
+    `max_num_batched_tokens` None lets memory and time decide.  `max_model_len` None takes the
+    model's own context; 0 (typed `auto`) takes the longest that
     fits the budget.  `dtype` is auto, float32, bfloat16 or float16.  `threads` None takes the
     machine's cores.
 
@@ -30,9 +40,17 @@ class EngineArgs:
     device: str = "cpu"
     max_model_len: int | None = None
     max_num_seqs: int = 64
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int | None = None
+    enable_chunked_prefill: bool = True
     max_num_queued_reqs: int | None = None
+    scheduling_policy: str | SchedulingPolicy | None = None
+    ttft_slo: str | float | None = None
+    tpot_slo: str | float | None = None
     memory: str | int | None = None
+    memory_mode: str | MemoryMode = MemoryMode.ELASTIC
+    ablate: Iterable[str | ElasticPart] = ()
+    kv_offloading_size: str | int | None = None
+    kv_offloading_dir: str | None = None
     kv_layout: str | KvLayout = KvLayout.CONTIGUOUS
     block_size: int = 16
     chunk_bytes: str | int | None = None
@@ -42,15 +60,28 @@ class EngineArgs:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("memory", "chunk_bytes"):
+        for name in ("memory", "chunk_bytes", "kv_offloading_size"):
             if (size := getattr(self, name)) is not None:
                 object.__setattr__(self, name, parse_bytes(size))
-        object.__setattr__(self, "kv_layout", _layout(self.kv_layout))
+        for name in ("ttft_slo", "tpot_slo"):
+            if (time := getattr(self, name)) is not None:
+                object.__setattr__(self, name, parse_seconds(time))
+        kinds = {"kv_layout": KvLayout, "memory_mode": MemoryMode}
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, _choose(name, kind, getattr(self, name)))
+        policy = self.scheduling_policy
+        if policy is None:
+            stated = self.ttft_slo is not None or self.tpot_slo is not None
+            policy = SchedulingPolicy.SLO if stated else SchedulingPolicy.FCFS
+        policy = _choose("scheduling_policy", SchedulingPolicy, policy)
+        object.__setattr__(self, "scheduling_policy", policy)
+        parts = frozenset(_choose("ablate", ElasticPart, part) for part in self.ablate)
+        object.__setattr__(self, "ablate", parts)
 
 
-def _layout(layout: str | KvLayout) -> KvLayout:
+def _choose(name: str, kind: type[Choice], value: object) -> Choice:
     try:
-        return KvLayout(layout)
+        return kind(value)
     except ValueError as error:
-        names = ", ".join(known.value for known in KvLayout)
-        raise ConfigError(f"kv_layout must be one of {names}, not {layout!r}") from error
+        names = ", ".join(str(known.value) for known in kind)
+        raise ConfigError(f"{name} must be one of {names}, not {value!r}") from error

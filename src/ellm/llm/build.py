@@ -15,7 +15,14 @@ from typing import Any
 import torch
 
 from ellm.core.clock import MonotonicClock
-from ellm.core.config import KvLayout, MemoryConfig, SchedulerConfig
+from ellm.core.config import (
+    ALL_PARTS,
+    KvLayout,
+    MemoryConfig,
+    MemoryMode,
+    SchedulerConfig,
+    SchedulingPolicy,
+)
 from ellm.core.errors import BudgetError, ConfigError, DriverUnavailable
 from ellm.core.units import ceil_div, format_bytes
 from ellm.engine.assembly import EngineMemory, assemble_memory
@@ -70,12 +77,7 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
     checkpoint = Checkpoint.open(model_dir)
     spec = describe(checkpoint.config, args.max_model_len or None)
     dtype = choose_dtype(args.dtype, spec, checkpoint)
-    scheduler = SchedulerConfig(
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-        max_num_queued_reqs=args.max_num_queued_reqs,
-        max_model_len=_context(args.max_model_len, spec),
-    )
+    scheduler = _limits(args, _context(args.max_model_len, spec))
     memory = _memory(args, spec, dtype, scheduler)
     assert memory.budget is not None
     pool = ChunkPool(_driver(args.device, memory), memory.budget)
@@ -98,6 +100,22 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
     )
 
 
+def _limits(args: EngineArgs, context: int) -> SchedulerConfig:
+    assert isinstance(args.scheduling_policy, SchedulingPolicy)
+    assert not isinstance(args.ttft_slo, str)
+    assert not isinstance(args.tpot_slo, str)
+    return SchedulerConfig(
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        chunked_prefill=args.enable_chunked_prefill,
+        max_num_queued_reqs=args.max_num_queued_reqs,
+        max_model_len=context,
+        policy=args.scheduling_policy,
+        ttft_slo=args.ttft_slo,
+        tpot_slo=args.tpot_slo,
+    )
+
+
 def _context(asked: int | None, spec: DecoderSpec) -> int:
     if not asked:
         return spec.max_positions
@@ -117,6 +135,8 @@ def _memory(
     chunk_bytes = args.chunk_bytes
     assert not isinstance(chunk_bytes, str)
     assert isinstance(args.kv_layout, KvLayout)
+    assert isinstance(args.memory_mode, MemoryMode)
+    assert not isinstance(args.kv_offloading_size, str)
     if chunk_bytes is None and args.device == "cpu":
         per_token = sum(layer.token_bytes for layer in spec.layers(dtype.itemsize))
         useful = weight_bytes(spec, dtype)
@@ -128,6 +148,9 @@ def _memory(
         layout=args.kv_layout,
         block_size=args.block_size,
         prefix_caching=args.enable_prefix_caching,
+        mode=args.memory_mode,
+        offload_bytes=args.kv_offloading_size or 0,
+        parts=ALL_PARTS - frozenset(args.ablate),
     )
 
 

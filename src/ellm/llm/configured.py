@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
-from ellm.core.config import KvLayout
+from ellm.core.config import ElasticPart, KvLayout, MemoryMode, SchedulingPolicy
 from ellm.core.errors import ConfigError
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import Progress
@@ -33,9 +34,17 @@ class Configured(ABC):
         device: str = "cpu",
         max_model_len: int | None = None,
         max_num_seqs: int = 64,
-        max_num_batched_tokens: int = 2048,
+        max_num_batched_tokens: int | None = None,
+        enable_chunked_prefill: bool = True,
         max_num_queued_reqs: int | None = None,
+        scheduling_policy: str | SchedulingPolicy | None = None,
+        ttft_slo: str | float | None = None,
+        tpot_slo: str | float | None = None,
         memory: str | int | None = None,
+        memory_mode: str | MemoryMode = MemoryMode.ELASTIC,
+        ablate: Iterable[str | ElasticPart] = (),
+        kv_offloading_size: str | int | None = None,
+        kv_offloading_dir: str | None = None,
         kv_layout: str | KvLayout = KvLayout.CONTIGUOUS,
         block_size: int = 16,
         chunk_bytes: str | int | None = None,
@@ -55,8 +64,16 @@ class Configured(ABC):
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
+            enable_chunked_prefill=enable_chunked_prefill,
             max_num_queued_reqs=max_num_queued_reqs,
+            scheduling_policy=scheduling_policy,
+            ttft_slo=ttft_slo,
+            tpot_slo=tpot_slo,
             memory=memory,
+            memory_mode=memory_mode,
+            ablate=ablate,
+            kv_offloading_size=kv_offloading_size,
+            kv_offloading_dir=kv_offloading_dir,
             kv_layout=kv_layout,
             block_size=block_size,
             chunk_bytes=chunk_bytes,

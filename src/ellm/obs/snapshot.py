@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +11,7 @@ class MemorySnapshot:
     """Chunks of the pool by who holds them; `physical_bytes` is what the machine says.
 
     `used + free = total` always; `warm` of the free ones still have real memory behind them.
+    After the budget was lowered `free` is negative until enough has been given back.
     """
 
     chunk_bytes: int
@@ -22,10 +23,22 @@ class MemorySnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class TierSnapshot:
+    """Bytes below the pool: how many there may be, and how many there are."""
+
+    capacity: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSnapshot:
     """`kv_usage` is the share (0 to 1) of the chunks KV could have that it holds.
 
     `kv_waste` is the share of KV bytes mapped that hold no token (internal fragmentation).
+    `parked` sequences wait with their KV below.  `owners` are the chunks this engine holds by
+    kind: weights, activations, kv.  `idle` are those of them it could give back, by kind: workspace
+    (activations the last step did not need), warm (mapped ranges of ended sequences), premapped,
+    prefixes (kept for requests that begin alike).
     """
 
     running: int
@@ -33,3 +46,7 @@ class EngineSnapshot:
     kv_usage: float
     kv_waste: float
     memory: MemorySnapshot
+    parked: int = 0
+    owners: Mapping[str, int] = field(default_factory=dict)
+    idle: Mapping[str, int] = field(default_factory=dict)
+    tier: TierSnapshot | None = None

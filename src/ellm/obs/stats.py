@@ -31,9 +31,43 @@ TOKENS = (
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
 
 
+DRIVER = (1e-6, 1e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.5)
+
+
+@dataclass(slots=True)
+class ElasticStats:
+    """What the memory of one engine did since start.
+
+    inflations       times KV took chunks that activations or idle owners had given back
+    deflations       times activations took chunks that KV had given back
+    moved_chunks     chunks given back, by who gave them: workspace, premap, warm, prefixes, …
+    swapped, recomputed   sequences that yielded their memory, by what became of their KV
+    stored_bytes, loaded_bytes, store_seconds, load_seconds   transfers to and from the tier below
+    store_failures, load_failures   transfers that did not end well; nothing was lost by them
+    critical_driver  seconds in driver calls while a step waited for them, a step
+    tidy_driver      seconds in driver calls between steps
+    """
+
+    inflations: int = 0
+    deflations: int = 0
+    moved_chunks: Counter[str] = field(default_factory=Counter)
+    swapped: int = 0
+    recomputed: int = 0
+    stored_bytes: int = 0
+    loaded_bytes: int = 0
+    store_seconds: float = 0.0
+    load_seconds: float = 0.0
+    store_failures: int = 0
+    load_failures: int = 0
+    critical_driver: Histogram = field(default_factory=partial(Histogram, DRIVER))
+    tidy_driver: Histogram = field(default_factory=partial(Histogram, DRIVER))
+
+
 @dataclass(slots=True)
 class EngineStats:
     """Totals since start.  Times are seconds."""
+
+    elastic: ElasticStats = field(default_factory=ElasticStats)
 
     steps: int = 0
     prompt_tokens: int = 0

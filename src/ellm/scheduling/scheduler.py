@@ -60,7 +60,7 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next step, with all its memory granted; None if there is nothing to run."""
         preemptions = self.preemptions
-        draft = Draft(self._config.max_num_batched_tokens)
+        draft = Draft(self._config.max_num_batched_tokens or 2048)
         for sequence in list(self.running):
             if draft.left and sequence.status is SequenceStatus.RUNNING:
                 self._continue(sequence, draft)
