@@ -17,6 +17,7 @@ import torch
 from ellm.core.clock import MonotonicClock
 from ellm.core.config import (
     ALL_PARTS,
+    ElasticPart,
     KvLayout,
     MemoryConfig,
     MemoryMode,
@@ -35,7 +36,9 @@ from ellm.memory.budget import available_bytes, choose_chunk_bytes, default_budg
 from ellm.memory.driver import Driver
 from ellm.memory.drivers.cuda import CudaDriver
 from ellm.memory.drivers.host import HostDriver
+from ellm.memory.metered import MeteredDriver
 from ellm.memory.pool import ChunkPool
+from ellm.memory.unmapping import DeferredUnmaps
 from ellm.memory.virtual import VirtualTensor
 from ellm.models.registry import describe
 from ellm.models.spec import DecoderSpec
@@ -80,7 +83,9 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
     scheduler = _limits(args, _context(args.max_model_len, spec))
     memory = _memory(args, spec, dtype, scheduler)
     assert memory.budget is not None
-    pool = ChunkPool(_driver(args.device, memory), memory.budget)
+    driver = MeteredDriver(_driver(args.device, memory), MonotonicClock())
+    unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+    pool = ChunkPool(driver, memory.budget, unmaps)
     weights = _weights(checkpoint, spec, dtype, pool, args.device, progress)
     parts = assemble_memory(pool, spec.layers(dtype.itemsize), memory, scheduler)
     runner = _runner(spec, weights, parts, args.device)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ellm.core.config import MemoryConfig, SchedulerConfig
+from ellm.core.config import ElasticPart, MemoryConfig, SchedulerConfig
 from ellm.core.layers import LayerSpec
 from ellm.core.units import KIB, MIB
 from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.pool import ChunkPool
+from ellm.memory.unmapping import DeferredUnmaps
 from ellm.sim.clock import VirtualClock
 from ellm.sim.executor import SimExecutor
 
@@ -40,7 +41,9 @@ def simulated_engine(
     clock = clock or VirtualClock()
     budget = memory.budget or 64 * MIB
     chunk_bytes = memory.chunk_bytes or 64 * KIB
-    pool = ChunkPool(NullDriver(budget, chunk_bytes), budget)
+    driver = NullDriver(budget, chunk_bytes)
+    unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+    pool = ChunkPool(driver, budget, unmaps)
     executor = SimExecutor(
         clock,
         vocab_size=model.vocab_size,
