@@ -58,7 +58,7 @@ class Engine:
             config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
-        self.stats = EngineStats(elastic=memory.kv.stats)
+        self.stats = EngineStats(elastic=memory.kv.room.stats)
         self._memory = memory
         self._executor = executor
         self._keeper = Housekeeper(memory)
@@ -262,7 +262,7 @@ class Engine:
             kv_waste=kv.waste,
             memory=self._memory.pool.snapshot(),
             owners=self._memory.holdings,
-            idle=kv.idle,
+            idle=kv.room.idle,
         )
 
     def close(self) -> None:

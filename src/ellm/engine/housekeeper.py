@@ -42,7 +42,7 @@ class Housekeeper:
         self._memory.kv.relax(LOW_WATER)
         if self._premaps:
             self._map_ahead(running)
-        self._memory.kv.stats.tidy_driver.observe(self._driver_seconds - before)
+        self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)
 
     def settle(self) -> None:
         """Unmap all that waits, now."""
@@ -54,7 +54,7 @@ class Housekeeper:
         """Time what the driver does while a step waits for it."""
         before = self._driver_seconds
         yield
-        self._memory.kv.stats.critical_driver.observe(self._driver_seconds - before)
+        self._memory.kv.room.stats.critical_driver.observe(self._driver_seconds - before)
 
     def _map_ahead(self, running: Iterable[Sequence]) -> None:
         kv, pool = self._memory.kv, self._memory.pool

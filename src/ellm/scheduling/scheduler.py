@@ -144,7 +144,7 @@ class Scheduler:
         sequence.status = SequenceStatus.WAITING
         sequence.preemptions += 1
         self.preemptions += 1
-        self._kv.stats.recomputed += 1
+        self._kv.room.stats.recomputed += 1
         self.waiting.push(sequence)
 
     def _admit(self, draft: Draft, now: float) -> None:
