@@ -18,6 +18,7 @@ from ellm.memory.balloon import Balloon
 from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
 from ellm.memory.virtual import VirtualTensor
+from ellm.obs.snapshot import TierSnapshot
 
 # Sequences that have ended keep their address slots while their prefixes are kept.
 KEPT_PREFIXES_PER_SEQUENCE = 16
@@ -33,6 +34,18 @@ class EngineMemory:
     owners: Owners
     kv: KvManager[Any]
     workspace: VirtualTensor
+    tiers: Tiers | None = None
+
+    @property
+    def bytes_below(self) -> int:
+        """Bytes there may be in the tier below."""
+        return 0 if self.tiers is None else self.tiers.capacity
+
+    @property
+    def tier(self) -> TierSnapshot | None:
+        if self.tiers is None:
+            return None
+        return TierSnapshot(self.tiers.capacity, self.tiers.used, self.tiers.stats)
 
     @property
     def holdings(self) -> Mapping[str, int]:
@@ -72,4 +85,4 @@ def assemble_memory(
         store = ContiguousStore(pool, geometry, context, slots, owners.kv, warm)
     room = Room(pool, balloon, owners, workspace, fixed)
     kv: KvManager[Any] = KvManager(room, store, prefixes, tiers)
-    return EngineMemory(memory, pool, balloon, owners, kv, workspace)
+    return EngineMemory(memory, pool, balloon, owners, kv, workspace, tiers)

@@ -59,6 +59,11 @@ class KvManager(Generic[Holding]):
     def arena(self) -> KvArena:
         return self._store.arena
 
+    @property
+    def token_bytes(self) -> int:
+        """KV bytes of one token over all layers."""
+        return self._store.token_bytes
+
     def begin(self, now: float) -> None:
         """A step is about to be planned at `now`, in seconds."""
         self.room.touch(now)

@@ -11,7 +11,11 @@ from ellm.core.units import KIB, MIB
 from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
 from ellm.memory.drivers.null import NullDriver
+from ellm.memory.extents import DriverAccess
 from ellm.memory.pool import ChunkPool
+from ellm.memory.stores.void import VoidStore
+from ellm.memory.tiers import Tiers
+from ellm.memory.timed_copier import TimedCopier
 from ellm.memory.unmapping import DeferredUnmaps
 from ellm.sim.clock import VirtualClock
 from ellm.sim.executor import SimExecutor
@@ -19,13 +23,14 @@ from ellm.sim.executor import SimExecutor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimModel:
-    """What a model keeps per token, and what its steps cost."""
+    """What a model keeps per token, and what its steps and the tier below cost."""
 
     layers: Sequence[LayerSpec] = field(default=(LayerSpec(2, 8, 2),) * 4)
     vocab_size: int = 1000
     step_seconds: float = 0.01
     activation_bytes_per_token: int = 1 * KIB
     activation_bytes_per_row: int = 1 * KIB
+    tier_bandwidth: float = 1e9
 
 
 def simulated_engine(
@@ -51,5 +56,10 @@ def simulated_engine(
         bytes_per_token=model.activation_bytes_per_token,
         bytes_per_row=model.activation_bytes_per_row,
     )
-    parts = assemble_memory(pool, model.layers, memory, scheduler)
+    tiers = None
+    if memory.offload_bytes:
+        store = VoidStore(memory.offload_bytes, model.tier_bandwidth)
+        copier = TimedCopier(clock, clock.advance, model.tier_bandwidth)
+        tiers = Tiers(store, DriverAccess(driver), copier)
+    parts = assemble_memory(pool, model.layers, memory, scheduler, tiers=tiers)
     return Engine(scheduler, parts, executor, clock)
