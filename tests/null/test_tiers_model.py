@@ -130,13 +130,20 @@ class Tiering(RuleBasedStateMachine):
         self.kept.append(kept)
         self.puts[block] = Pending(kept, extents, slots)
 
-    @rule(index=which, size=st.integers(1, 2 * PIECE), append=st.booleans(), seed=seeds)
-    def update(self, index: int, size: int, append: bool, seed: int) -> None:
+    @rule(
+        index=which,
+        size=st.integers(1, 2 * PIECE),
+        where=st.sampled_from(("end", "anywhere", "start of a piece")),
+        seed=seeds,
+    )
+    def update(self, index: int, size: int, where: str, seed: int) -> None:
         kept = self.pick(index)
         if kept is None:
             return
         block = kept.block
-        offset = block.filled if append else random.Random(seed).randrange(block.filled)
+        offset = block.filled if where == "end" else random.Random(seed).randrange(block.filled)
+        if where == "start of a piece":
+            offset -= offset % PIECE
         size = min(size, block.size - offset)
         found = self.room(size, seed)
         if found is None or not size:
