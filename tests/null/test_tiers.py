@@ -89,7 +89,7 @@ def test_a_part_comes_back_and_a_part_is_rewritten(scene: Scene) -> None:
     data = bytearray(random.Random(1).randbytes(3 * PIECE + 100))
     block = put(scene, bytes(data), room=5 * PIECE)
     assert fetch(scene, block, 200, PIECE - 100) == data[PIECE - 100 : PIECE + 100]
-    other = put(scene, b"other")
+    other = put(scene, b"other" * 1000)
     for offset, size in ((PIECE - 3, 7), (0, 1), (2 * PIECE, PIECE), (100, 3 * PIECE)):
         fresh = random.Random(offset).randbytes(size)
         data[offset : offset + size] = fresh
@@ -97,7 +97,7 @@ def test_a_part_comes_back_and_a_part_is_rewritten(scene: Scene) -> None:
         scene.tiers.wait(update)
         assert update.state is TransferState.DONE
         # Leave nothing of it in a staging buffer.
-        scene.tiers.wait(scene.tiers.update(other, 0, scene.write(0, b"o")))
+        scene.tiers.wait(scene.tiers.update(other, 0, scene.write(0, b"rehto" * 1000)))
         assert fetch(scene, block, len(data)) == data
     while len(data) < 5 * PIECE:
         row = random.Random(len(data)).randbytes(min(700, 5 * PIECE - len(data)))
@@ -132,7 +132,7 @@ def test_no_room_is_none_and_room_comes_back(scene: Scene) -> None:
     blocks = []
     while (block := tiers.put(scene.write(0, b"x" * (2 * PIECE - 1)))) is not None:
         blocks.append(block)
-        tiers.wait(block)
+        scene.settle()
     assert len(blocks) * 2 * PIECE == tiers.used == tiers.capacity
     assert tiers.stats.refusals == 1
     tiers.drop(blocks.pop(1))

@@ -115,6 +115,11 @@ class Scene:
             self.driver.copy_in(address, data[:count])
             data = data[count:]
 
+    def settle(self) -> None:
+        """Let everything come to rest, spills too."""
+        while blocks := [b for lv in self.tiers._levels for b in lv.tenants if b.transfers]:
+            self.tiers.wait(blocks[0])
+
     def close(self) -> None:
         self.tiers.close()
         self.driver.close()
