@@ -291,6 +291,8 @@ class Engine:
 
     def close(self) -> None:
         """Release all memory at once.  The engine is of no use afterwards."""
+        if self._memory.tiers is not None:
+            self._memory.tiers.close()
         self._memory.pool.driver.close()
 
 

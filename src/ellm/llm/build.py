@@ -32,6 +32,7 @@ from ellm.engine.fit import longest_context
 from ellm.kernels.reference import ReferenceOps
 from ellm.llm.args import EngineArgs
 from ellm.llm.model_source import resolve_model
+from ellm.llm.tier import open_tier
 from ellm.memory.budget import available_bytes, choose_chunk_bytes, default_budget
 from ellm.memory.driver import Driver
 from ellm.memory.drivers.cuda import CudaDriver
@@ -87,7 +88,9 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
     unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
     pool = ChunkPool(driver, memory.budget, unmaps)
     weights = _weights(checkpoint, spec, dtype, pool, args.device, progress)
-    parts = assemble_memory(pool, spec.layers(dtype.itemsize), memory, scheduler)
+    tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir)
+    layers = spec.layers(dtype.itemsize)
+    parts = assemble_memory(pool, layers, memory, scheduler, tiers=tiers)
     runner = _runner(spec, weights, parts, args.device)
     if args.max_model_len == 0:
         longest = longest_context(parts, runner.activation_bytes, scheduler.max_model_len)
