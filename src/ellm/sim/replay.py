@@ -17,6 +17,7 @@ from ellm.memory.stores.void import VoidStore
 from ellm.memory.tiers import Tiers
 from ellm.memory.timed_copier import TimedCopier
 from ellm.memory.unmapping import DeferredUnmaps
+from ellm.scheduling.cost import Coefficients
 from ellm.sim.clock import VirtualClock
 from ellm.sim.executor import SimExecutor
 
@@ -27,7 +28,7 @@ class SimModel:
 
     layers: Sequence[LayerSpec] = field(default=(LayerSpec(2, 8, 2),) * 4)
     vocab_size: int = 1000
-    step_seconds: float = 0.01
+    cost: Coefficients = Coefficients(token=0, attention=0, kv_token=0, sequence=0, step=0.01)
     activation_bytes_per_token: int = 1 * KIB
     activation_bytes_per_row: int = 1 * KIB
     tier_bandwidth: float = 1e9
@@ -52,7 +53,7 @@ def simulated_engine(
     executor = SimExecutor(
         clock,
         vocab_size=model.vocab_size,
-        step_seconds=model.step_seconds,
+        seconds=model.cost.seconds,
         bytes_per_token=model.activation_bytes_per_token,
         bytes_per_row=model.activation_bytes_per_row,
     )
