@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +60,3 @@ def spread(times: Sequence[float]) -> list[float]:
     return even
 
 
-def tokens(items: Sequence[Item], seed: int, vocabulary: int) -> list[tuple[int, ...]]:
-    """A random prompt for each, none of which begins like another."""
-    rng = random.Random(seed)
-    return [tuple(rng.choices(range(3, vocabulary), k=item.prompt)) for item in items]
