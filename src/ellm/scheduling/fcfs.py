@@ -1,0 +1,49 @@
+"""First come, first served within a priority."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ellm.core.load import StepLoad
+from ellm.core.sequence import Sequence
+
+
+class FcfsPolicy:
+    """Arrival order; nobody passes anybody.
+
+    A step takes a whole prompt while nobody decodes, and otherwise no more than `stall_tokens`
+    tokens in all, so that those who decode are not kept waiting for long.
+    """
+
+    skips = False
+
+    def __init__(self, stall_tokens: int = 2048) -> None:
+        self._stall_tokens = stall_tokens
+
+    def rank(self, sequence: Sequence, now: float) -> tuple[float, ...]:
+        return (sequence.request.priority, 0, sequence.seq_id)
+
+    def prefill_tokens(
+        self,
+        sequence: Sequence,
+        load: StepLoad,
+        decoding: Collection[Sequence],
+        now: float,
+        most: int,
+    ) -> int:
+        return min(most, max(0, self._stall_tokens - load.tokens)) if decoding else most
+
+    def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
+        return True
+
+    def must_wait_for(self, sequence: Sequence, now: float) -> bool:
+        return True
+
+    def token(self, sequence: Sequence, now: float) -> None:
+        pass
+
+    def stepped(self, load: StepLoad, seconds: float) -> None:
+        pass
+
+    def finished(self, sequence: Sequence) -> None:
+        pass
