@@ -30,11 +30,12 @@ def known_cost() -> StepCost:
 
 @dataclass(slots=True)
 class SmallServer:
-    """Runs `policy` on MACHINE; `memory` is in tokens of KV."""
+    """Runs `policy` on MACHINE and teaches `cost`; `memory` is in tokens of KV."""
 
     policy: Policy
     objectives: Objectives = field(default_factory=Objectives)
     memory: int = 10**9
+    cost: StepCost = field(default_factory=known_cost)
     now: float = 0.0
     running: list[Sequence] = field(default_factory=list)
     done: list[Sequence] = field(default_factory=list)
@@ -86,6 +87,7 @@ class SmallServer:
             sequence.computed += tokens
             if sequence.uncomputed == 0:
                 self._emit(sequence)
+        self.cost.observe(load, seconds)
         self.policy.stepped(load, seconds)
 
     def _prefill(

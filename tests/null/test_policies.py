@@ -371,12 +371,6 @@ def test_slow_tokens_shrink_the_buffer_and_late_first_ones_grow_it() -> None:
     assert buffer.size == 1000
 
 
-def test_the_policy_teaches_its_step_times() -> None:
-    cost = known_cost()
-    SloPolicy(OBJECTIVES, cost).stepped(StepLoad().with_sequence(1, 1), 0.01)
-    assert cost.observations == 1
-
-
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_quantile_is_followed(share: float) -> None:
     rng = random.Random(0)

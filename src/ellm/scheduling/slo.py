@@ -48,7 +48,7 @@ class SloPolicy:
     cause delays nobody, and nobody starves: of `OVERDUE_EVERY` + 1 first tokens one belongs to the
     oldest overdue sequence of its priority, if there is one.
 
-    `cost` is taught every step.  `buffer` None is for an engine without a tier below.
+    `cost` is the engine's, which teaches it.  `buffer` None is for an engine without a tier below.
     """
 
     skips = True
@@ -169,7 +169,6 @@ class SloPolicy:
             self._tpot_breach = slow or bool(self._tpot_breach)
 
     def stepped(self, load: StepLoad, seconds: float) -> None:
-        self._cost.observe(load, seconds)
         self._decoding = None
         if self._buffer is not None:
             self._buffer.push(self._ttft_breach, self._tpot_breach)
