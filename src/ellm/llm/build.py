@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ellm.core.clock import MonotonicClock
+from ellm.core.clock import Clock, MonotonicClock
 from ellm.core.config import (
     ALL_PARTS,
     ElasticPart,
@@ -25,6 +25,7 @@ from ellm.core.config import (
     SchedulingPolicy,
 )
 from ellm.core.errors import BudgetError, ConfigError, DriverUnavailable
+from ellm.core.executor import Executor
 from ellm.core.units import ceil_div, format_bytes
 from ellm.engine.assembly import EngineMemory, assemble_memory
 from ellm.engine.engine import Engine
@@ -68,12 +69,19 @@ class Built:
     config: dict[str, Any]
 
 
-def build(args: EngineArgs, progress: Progress | None = None) -> Built:
+def build(
+    args: EngineArgs,
+    progress: Progress | None = None,
+    *,
+    clock: Clock | None = None,
+    around: Callable[[Executor], Executor] = lambda runner: runner,
+) -> Built:
     """Everything from a model's name to a running engine.
 
-    `progress(done, total)` follows the loading of weights, in bytes.  Raises ModelError for a
-    model that cannot be served, ConfigError for options that make no sense, and BudgetError,
-    with numbers, when weights or the longest context do not fit the budget.
+    `progress(done, total)` follows the loading of weights, in bytes.  An experiment may put
+    something of its own `around` the executor, and set the engine's `clock`.  Raises ModelError
+    for a model that cannot be served, ConfigError for options that make no sense, and
+    BudgetError, with numbers, when weights or the longest context do not fit the budget.
     """
     _prepare(args.device, args.threads)
     model_dir = resolve_model(args.model)
@@ -96,7 +104,7 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
         longest = longest_context(parts, runner.activation_bytes, scheduler.max_model_len)
         scheduler = replace(scheduler, max_model_len=max(1, longest))
     return Built(
-        engine=Engine(scheduler, parts, runner, MonotonicClock(), args.seed),
+        engine=Engine(scheduler, parts, around(runner), clock or MonotonicClock(), args.seed),
         model_dir=model_dir,
         tokenizer_dir=tokenizer_dir,
         model_name=args.served_model_name or args.model,
