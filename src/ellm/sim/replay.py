@@ -55,6 +55,7 @@ def simulated_engine(
         step_seconds=model.step_seconds,
         bytes_per_token=model.activation_bytes_per_token,
         bytes_per_row=model.activation_bytes_per_row,
+        layers=len(model.layers),
     )
     tiers = None
     if memory.offload_bytes:
