@@ -287,5 +287,5 @@ class Tiering(RuleBasedStateMachine):
             assert now[at : at + SLOT] == self.ram.shadow[at : at + SLOT], slot
 
 
-Tiering.TestCase.settings = settings(max_examples=50, stateful_step_count=30)
+Tiering.TestCase.settings = settings(max_examples=30, stateful_step_count=25)
 TestTiering = Tiering.TestCase

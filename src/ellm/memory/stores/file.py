@@ -33,8 +33,9 @@ _log = logging.getLogger("ellm.memory")
 class FileStore:
     """At most `capacity` bytes of disk in `directory`; None takes the system's for such files.
 
-    `access` provides the staging buffers, of `step_bytes` each way.  Raises ConfigError where no
-    file can be made.
+    `access` provides the staging buffers, of `step_bytes` each way: large, because each step costs
+    a few turns of waiting for the interpreter while it is busy.  Raises ConfigError where no file
+    can be made.
     """
 
     name = "disk"
@@ -46,8 +47,8 @@ class FileStore:
         access: Access,
         directory: str | None = None,
         *,
-        piece_bytes: int = 64 * KIB,
-        step_bytes: int = 2 * MIB,
+        piece_bytes: int = 256 * KIB,
+        step_bytes: int = 4 * MIB,
         disk: Disk | None = None,
     ) -> None:
         assert piece_bytes % _ALIGN == 0, piece_bytes
