@@ -39,7 +39,6 @@ class FileStore:
     """
 
     name = "disk"
-    bandwidth = 1e9
 
     def __init__(
         self,
@@ -49,12 +48,14 @@ class FileStore:
         *,
         piece_bytes: int = 256 * KIB,
         step_bytes: int = 4 * MIB,
+        bandwidth: float = 1e9,
         disk: Disk | None = None,
     ) -> None:
         assert piece_bytes % _ALIGN == 0, piece_bytes
         assert step_bytes % piece_bytes == 0, (step_bytes, piece_bytes)
         self.piece_bytes = piece_bytes
         self.pieces = capacity // piece_bytes
+        self.bandwidth = bandwidth
         self._access = access
         self._disk = Disk() if disk is None else disk
         self._step_bytes = step_bytes
