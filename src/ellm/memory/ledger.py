@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ellm.core.errors import BudgetError
@@ -41,9 +41,10 @@ class Group:
     def floors(self) -> int:
         return sum(account.floor for account in self.owners.values())
 
-    def unmet(self, besides: Iterable[str] = ()) -> int:
-        """Chunks lacking to the floors of the group's owners, but for those named."""
-        return sum(account.unmet for name, account in self.owners.items() if name not in besides)
+    def unmet(self, taken: Mapping[str, int] | None = None) -> int:
+        """Chunks lacking to the floors of the group's owners, once they have `taken` so many."""
+        taken = taken or {}
+        return sum(max(0, a.unmet - taken.get(name, 0)) for name, a in self.owners.items())
 
 
 class Ledger:
@@ -127,7 +128,8 @@ class Ledger:
     def available(self, owner: str) -> int:
         """Most chunks that `owner` could take now."""
         home = self._home.get(owner, self._ungrouped)
-        room = home.limits.room(self.free - self._promised(home, (owner,)))
+        unmet = home.unmet({owner: self.total})
+        room = home.limits.room(self.free - self._promised_outside(home)) - unmet
         if owner in home.owners:
             room = home.owners[owner].room(room)
         return max(0, room)
@@ -159,11 +161,12 @@ class Ledger:
         if not total:
             return max(0, -self.free), 0
         home = self._home.get(next(iter(wants)), self._ungrouped)
+        total += home.unmet(wants)
         withheld = total - home.limits.room(total)
         for name, count in wants.items():
-            if name in home.owners:
+            if count and name in home.owners:
                 withheld = max(withheld, count - home.owners[name].room(count))
-        return max(0, total - self.free + self._promised(home, wants)), max(0, withheld)
+        return max(0, total - self.free + self._promised_outside(home)), max(0, withheld)
 
     def charge(self, owner: str, count: int) -> None:
         """`owner` took `count` chunks, which were available to it."""
@@ -184,11 +187,9 @@ class Ledger:
             assert of_owners == group.limits.held, (name, of_owners, group.limits.held)
         assert all(count >= 0 for count in self.holdings().values()), self.holdings()
 
-    def _promised(self, home: Group, besides: Iterable[str]) -> int:
-        """Free chunks that others than `besides`, owners in `home`, have a right to."""
-        kept = home.unmet(besides)
-        if home is not self._ungrouped:
-            kept += self._ungrouped.unmet()
+    def _promised_outside(self, home: Group) -> int:
+        """Free chunks that owners and groups outside `home` have a right to."""
+        kept = 0 if home is self._ungrouped else self._ungrouped.unmet()
         for group in self._groups.values():
             if group is not home:
                 kept += max(group.limits.unmet, group.unmet())
