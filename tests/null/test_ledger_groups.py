@@ -237,3 +237,14 @@ def test_an_owner_may_leave_and_join_elsewhere_once_it_holds_nothing() -> None:
     ledger.charge("kv", 7)
     assert (ledger.group_held("a"), ledger.group_held("b")) == (0, 7)
     ledger.check()
+
+
+def test_a_group_keeps_its_limits_while_others_come_and_go() -> None:
+    ledger = Ledger(10)
+    ledger.limit_group("b", floor=6)
+    ledger.join("kv", "a")
+    ledger.leave("kv")
+    assert ledger.available("kv") == 4
+    ledger.leave("never seen")
+    ledger.join("b/kv", "b")
+    assert (ledger.available("b/kv"), ledger.available("kv")) == (10, 4)

@@ -96,12 +96,16 @@ class Ledger:
         self._home[owner].owners[owner] = account
 
     def leave(self, owner: str) -> None:
-        """Close the account of `owner`, which holds nothing; its limits go with it."""
+        """Close the account of `owner`, which holds nothing; its limits go with it.
+
+        So do those of its group when it was the last of it.
+        """
         assert self.held(owner) == 0, (owner, self.held(owner))
         home = self._home.pop(owner, None)
         if home is not None:
             del home.owners[owner]
-            self._groups = {name: group for name, group in self._groups.items() if group.owners}
+            left = {name: g for name, g in self._groups.items() if g is not home or g.owners}
+            self._groups = left
 
     def resize(self, total: int) -> None:
         """Change the total.  Raises BudgetError, changing nothing, if the floors do not fit."""
