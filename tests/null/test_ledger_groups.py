@@ -92,7 +92,8 @@ def agree(ledger: Ledger, books: Books) -> None:
         alone = Books(books.total, low, books.floor, books.ceiling)
         assert max(0, ledger.reach(owner)) == alone.available(owner), owner
     for group in GROUPS:
-        held, floor = books.held_by(group), books.floor.get(group, 0)
+        held = books.held_by(group)
+        floor = max(books.floor.get(group, 0), sum(books.floor.get(o, 0) for o in members(group)))
         assert (ledger.group_held(group), ledger.group_spare(group)) == (held, max(0, held - floor))
         others = {name: n for name, n in books.floor.items() if not name.startswith(group)}
         most = books.total - Books(floor=others).promised(None, None)

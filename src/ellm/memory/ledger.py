@@ -41,6 +41,11 @@ class Group:
     def floors(self) -> int:
         return sum(account.floor for account in self.owners.values())
 
+    @property
+    def promised(self) -> int:
+        """Chunks that the group can count on: its floor, or what its owners' floors add up to."""
+        return max(self.limits.floor, self.floors)
+
     def unmet(self, taken: Mapping[str, int] | None = None) -> int:
         """Chunks lacking to the floors of the group's owners, once they have `taken` so many."""
         taken = taken or {}
@@ -79,9 +84,9 @@ class Ledger:
         return self._groups[group].limits.held if group in self._groups else 0
 
     def group_spare(self, group: str) -> int:
-        """Chunks that `group` holds beyond its floor: what others may ask it to give back."""
-        limits = self._groups[group].limits if group in self._groups else Account()
-        return max(0, limits.held - limits.floor)
+        """Chunks that `group` holds beyond its floors: what others may ask it to give back."""
+        home = self._groups.get(group)
+        return 0 if home is None else max(0, home.limits.held - home.promised)
 
     def holdings(self) -> Mapping[str, int]:
         """Chunks of every owner ever mentioned, as they are now."""
@@ -151,7 +156,7 @@ class Ledger:
         return self._group_reach(self._groups.get(group, self._ungrouped))
 
     def _group_reach(self, home: Group) -> int:
-        others = self._floors - max(home.limits.floor, home.floors)
+        others = self._floors - home.promised
         return home.limits.limited(self.total - others)
 
     def lacking(self, wants: Mapping[str, int]) -> tuple[int, int]:
@@ -202,8 +207,7 @@ class Ledger:
     @property
     def _floors(self) -> int:
         """Chunks promised to owners and groups in all."""
-        groups = self._groups.values()
-        return self._ungrouped.floors + sum(max(g.limits.floor, g.floors) for g in groups)
+        return self._ungrouped.floors + sum(group.promised for group in self._groups.values())
 
     def _set(self, account: Account, name: str, floor: int, ceiling: int | None) -> None:
         before, account.floor = account.floor, floor
