@@ -91,7 +91,7 @@ def test_the_cheapest_is_asked_first_and_then_the_longest_unused() -> None:
     scene.holder("late", 4, Cost.WARM, used=9)
     scene.holder("early", 4, Cost.WARM, used=2)
     scene.holder("workspace", 4, Cost.WORKSPACE, used=50)
-    assert (scene.balloon.idle(), scene.balloon.idle(Cost.WARM)) == (16, 12)
+    assert (scene.balloon.idle(), scene.balloon.idle_at(Cost.WARM)) == (16, 8)
     assert scene.room(kv=17)
     assert scene.asked() == ["workspace", "early", "late", "prefix"]
     assert scene.diary[0] == ("workspace", 13)
