@@ -267,6 +267,8 @@ class Engine:
         self._memory.kv.rest()
         self._keeper.settle()
         released = self._memory.pool.trim()
+        if self._memory.tiers is not None:
+            self._memory.tiers.trim()
         self._memory.kv.check()
         return released
 
