@@ -5,7 +5,7 @@ A step needs KV rows for its new tokens *and* a workspace for its activations, f
 step whose plan is complete never runs short (eLLM's atomic acquisition, arXiv 2506.15155).  When
 chunks are short the balloon asks whoever has some to spare; this engine's sources are
 
-    workspace ▸ rows mapped ahead ▸ warm ranges ▸ rows on their way below ▸ prefixes kept for later
+    rows mapped ahead ▸ workspace ▸ warm ranges ▸ rows on their way below ▸ prefixes kept for later
 
 A sequence that must yield its memory can be parked in the tier below, and fetched from there.
 """

@@ -57,7 +57,10 @@ class ElasticStats:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Totals since start.  Times are seconds."""
+    """Totals since start.  Times are seconds.
+
+    `cached_tokens` of `prefix_queries` prompt tokens had their KV, `fetched_tokens` of them below.
+    """
 
     elastic: ElasticStats = field(default_factory=ElasticStats)
 
@@ -65,6 +68,7 @@ class EngineStats:
     prompt_tokens: int = 0
     generation_tokens: int = 0
     cached_tokens: int = 0
+    fetched_tokens: int = 0
     prefix_queries: int = 0
     preemptions: int = 0
     rejections: int = 0

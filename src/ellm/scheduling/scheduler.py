@@ -197,6 +197,8 @@ class Scheduler:
             if tokens:
                 self._run(sequence)
             else:
+                if sequence.first_scheduled is None:
+                    sequence.cached = sequence.fetched = 0
                 self._put_back(sequence)
 
     def _run(self, sequence: Sequence) -> None:
@@ -246,6 +248,7 @@ class Scheduler:
             return self._recall(sequence, draft)
         self._share_prefix(sequence, draft)
         if self._kv.where(sequence.seq_id) is not None:
+            sequence.fetched = sequence.cached
             self._await(sequence)
             return True
         most = self._most(sequence, draft, now)
