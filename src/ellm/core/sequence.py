@@ -39,7 +39,8 @@ class Sequence:
 
     `index` tells the choices of one request (`n > 1`) apart; `parent` is choice 0, whose prompt
     KV the others share.  `cached` prompt tokens were found computed, `fetched` of them in the tier
-    below; `prompt_scored` tokens have had their log-probability reported.  Times are in the engine clock's seconds.
+    below; `prompt_scored` tokens have had their log-probability reported.  Times are in the engine
+    clock's seconds.
     """
 
     seq_id: int
