@@ -101,7 +101,7 @@ class PagedStore:
         before = self._pool.free
         dropped = holding.pages[keep:]
         del holding.pages[keep:]
-        self._pages.drop(dropped)
+        self._pages.drop(dropped, cool=True)
         return self._pool.free - before
 
     def reclaim(self, count: int) -> int:
