@@ -68,6 +68,16 @@ class Engine:
         return bool(self._sequences) or bool(self._news)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether there is no sequence at all, running or waiting."""
+        return not self._sequences
+
+    @property
+    def request_ids(self) -> list[str]:
+        """Requests that have not ended."""
+        return list(self._requests)
+
+    @property
     def obstacle(self) -> DriverError | None:
         """Why the last step ran nothing though there was work; None if it did, or there was none.
 

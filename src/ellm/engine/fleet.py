@@ -1,0 +1,218 @@
+"""Several engines over one pool, stepped in turn.
+
+requests ─▶ model A ─▶ engine A ─┐
+requests ─▶ model B ─▶ engine B ─┴─ one step at a time ─▶ news
+                         │
+            pool: chunks go to whoever runs
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+
+from ellm.core.clock import Clock
+from ellm.core.errors import ConfigError, EllmError, ModelBusy, ModelNotFound
+from ellm.core.output import SequenceOutput
+from ellm.core.request import Request
+from ellm.engine.errand import Errand, Helper, Then, send
+from ellm.engine.model import Model, ModelState, Tenant
+from ellm.engine.residency import Residency
+from ellm.memory.pool import ChunkPool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Requests that end with an error instead of news."""
+
+    request_ids: list[str]
+    error: EllmError
+
+
+class EngineFleet:
+    """Models by name.  Everything but `check_request` belongs to one thread."""
+
+    def __init__(
+        self,
+        pool: ChunkPool,
+        clock: Clock,
+        helper: Helper,
+        idle_release: float | None = None,
+    ) -> None:
+        self.pool = pool
+        self.stalled = False
+        self._clock = clock
+        self._helper = helper
+        self._refusals: list[Refusal] = []
+        self._models: dict[str, Model] = {}
+        self._loading: set[str] = set()
+        self._turns: deque[Model] = deque()
+        self._leaving: list[tuple[Model, Then]] = []
+        self._residency = Residency(
+            pool, clock, helper, self._models, self._refuse_all, idle_release
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to run or to report."""
+        return any(model.can_step for model in self._turns)
+
+    @property
+    def states(self) -> dict[str, ModelState]:
+        """Every model's, those on their way in included."""
+        states = dict.fromkeys(self._loading, ModelState.LOADING)
+        return states | {name: model.state for name, model in self._models.items()}
+
+    def model(self, name: str) -> Model:
+        """Raises ModelNotFound."""
+        try:
+            return self._models[name]
+        except KeyError:
+            served = ", ".join(self._models) or "none"
+            raise ModelNotFound(f"no model {name!r} is served here; served: {served}") from None
+
+    def patience(self) -> float | None:
+        """Seconds that one may wait for an order before the next `step`; None for ever."""
+        return self._residency.patience()
+
+    def check_request(self, name: str, request: Request, queued: int = 0) -> None:
+        """Raise what stands against a request: ModelNotFound, ContextOverflow or QueueFull."""
+        model = self.model(name)
+        if model.state is ModelState.LEAVING:
+            raise ModelNotFound(f"model {name!r} is being unloaded")
+        model.engine.check_request(request, queued)
+
+    def enqueue(self, name: str, request: Request) -> None:
+        """Queue a request that `check_request` has let in; a sleeping model will be woken."""
+        model = self._models.get(name)
+        if model is None or model.state is ModelState.LEAVING:
+            error = ModelNotFound(f"model {name!r} was unloaded")
+            self._refusals.append(Refusal([request.request_id], error))
+        else:
+            model.engine.enqueue(request)
+
+    def abort(self, name: str, request_id: str, index: int | None = None) -> None:
+        if name in self._models:
+            self._models[name].engine.abort(request_id, index)
+
+    def stop(self, name: str, request_id: str, index: int) -> None:
+        if name in self._models:
+            self._models[name].engine.stop(request_id, index)
+
+    def step(self) -> list[SequenceOutput]:
+        """Step the engine whose turn it is, and report what happened since the last call.
+
+        One that has work but no memory for it passes its turn on; when all do, it is `stalled`.
+        """
+        self._residency.tend()
+        self.stalled = False
+        news: list[SequenceOutput] = []
+        for _ in range(len(self._turns)):
+            model = self._turns[0]
+            self._turns.rotate(-1)
+            if not model.can_step:
+                continue
+            news += model.engine.step()
+            self.stalled = model.engine.obstacle is not None
+            if not self.stalled:
+                break
+        if self._leaving:
+            self._see_off()
+        return news
+
+    def take_refusals(self) -> list[Refusal]:
+        """What was refused since the last call, and is not in any news."""
+        taken, self._refusals = self._refusals, []
+        return taken
+
+    def sleep(self, name: str) -> None:
+        """Give back all memory of a model without requests.  Raises ModelNotFound, ModelBusy."""
+        self._residency.lay_to_sleep(self.model(name))
+        self.pool.trim()
+
+    def wake(self, name: str) -> Future[None]:
+        """Have a model woken; fails with WakeFailed.  Raises ModelNotFound or ModelBusy."""
+        model = self.model(name)
+        return send(_nothing()) if model.is_up else self._residency.wake(model)
+
+    def load(self, name: str, settle: Callable[[], Tenant]) -> Future[None]:
+        """Take in a model, whose address ranges `settle` reserves; done when it is awake.
+
+        If anything fails, nothing is left of it.  Raises ConfigError for a name that is taken.
+        """
+        if name in self._models or name in self._loading:
+            raise ConfigError(
+                f"there is a model {name!r} already: serve one of them under another name"
+            )
+        self._loading.add(name)
+        return send(self._load(name, settle))
+
+    def _load(self, name: str, settle: Callable[[], Tenant]) -> Errand:
+        try:
+            tenant = settle()
+            try:
+                yield partial(self._residency.claim, tenant.weights)
+                yield partial(self._helper.do, tenant.weights.read)
+                engine = tenant.engine()
+            except BaseException:
+                tenant.leave()
+                raise
+        finally:
+            self._loading.remove(name)
+        model = Model(name, tenant, engine, self._clock.now())
+        self._models[name] = model
+        self._turns.append(model)
+
+    def unload(self, name: str) -> Future[None]:
+        """Send a model away: it takes no more requests, and goes when those it has have ended.
+
+        Raises ModelNotFound, or ModelBusy while it is being woken.
+        """
+        model = self.model(name)
+        wanted = model.state is ModelState.ASLEEP and not model.engine.is_idle
+        if wanted or model.state is ModelState.WAKING:
+            raise ModelBusy(f"{name} is being woken: wait until it is awake")
+        if model.state is not ModelState.LEAVING:
+            model.changing = send(self._unload(model))
+        assert model.changing is not None, model
+        return model.changing
+
+    def _unload(self, model: Model) -> Errand:
+        model.state = ModelState.LEAVING
+        yield lambda then: self._leaving.append((model, then))
+        model.tenant.leave()
+        del self._models[model.name]
+        self._turns.remove(model)
+        self.pool.trim()
+
+    def _see_off(self) -> None:
+        """Let those go who have no requests left."""
+        gone = [(model, then) for model, then in self._leaving if not model.engine.has_work]
+        self._leaving = [pair for pair in self._leaving if pair not in gone]
+        for _, then in gone:
+            then(None, None)
+
+    def _refuse_all(self, model: Model, error: EllmError) -> None:
+        """End every request of a model that cannot serve them."""
+        ids = model.engine.request_ids
+        for request_id in ids:
+            model.engine.abort(request_id)
+        model.engine.step()  # nothing runs; the news of the ends are told as an error instead
+        if ids:
+            self._refusals.append(Refusal(ids, error))
+
+    def check(self) -> None:
+        """Assert that the books balance."""
+        for model in self._models.values():
+            model.engine.check()
+            held = self.pool.held(model.weights.owner)
+            whole = model.weights.chunks if model.state is not ModelState.ASLEEP else 0
+            assert held in (whole, 0), (model, held)
+
+
+def _nothing() -> Errand:
+    """Done at once."""
+    yield from ()
