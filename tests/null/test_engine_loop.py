@@ -23,6 +23,7 @@ from ellm.engine.fleet import EngineFleet, Refusal
 from ellm.engine.inbox import Inbox
 from ellm.engine.loop import EngineLoop
 from ellm.engine.model import ModelState
+from ellm.memory.balloon import Balloon
 from ellm.sim.clock import VirtualClock
 from ellm.sim.replay import SimModel, SimTenant, simulated_pool
 
@@ -72,7 +73,8 @@ class World:
         self.helper = HelperThread(inbox)
         self.fleet = EngineFleet(pool, clock, self.helper)
         self.loop = EngineLoop(self.fleet, inbox, listener.deliver, listener.refuse, listener.died)
-        self.settle = lambda: SimTenant(pool, SimModel(), memory, limits, clock)
+        balloon = Balloon(pool)
+        self.settle = lambda: SimTenant(pool, balloon, M, SimModel(), memory, limits, clock)
         self.loop.start()
         self.loop.order(lambda: self.fleet.load(M, self.settle)).result(WAIT)
 

@@ -1,6 +1,7 @@
 """The loop: plan, execute, commit.
 
-    step    plan      the scheduler grants tokens, KV rows and a workspace, all or none
+    step    tidy      what the last step left undone: unmap, map ahead, keep some memory free
+            plan      the scheduler grants tokens, KV rows and a workspace, all or none
             execute   the executor computes them
             commit    tokens are appended, prefixes published, the finished freed
 
@@ -10,10 +11,11 @@ One thread calls this.  Nothing here knows what a tensor is.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import count
 
 from ellm.core.clock import Clock
-from ellm.core.config import SchedulerConfig
+from ellm.core.config import ElasticPart, MemoryMode, SchedulerConfig
 from ellm.core.errors import ContextOverflow, DriverError, QueueFull
 from ellm.core.executor import Executor
 from ellm.core.output import SequenceOutput
@@ -23,10 +25,12 @@ from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
 from ellm.core.sequence import FinishReason, Sequence
 from ellm.engine.assembly import EngineMemory
 from ellm.engine.finish import finish_reason
-from ellm.engine.fit import require_context
+from ellm.engine.fit import fix_shares, require_context
+from ellm.engine.housekeeper import Housekeeper
 from ellm.engine.recorder import Recorder
 from ellm.obs.snapshot import EngineSnapshot
 from ellm.obs.stats import EngineStats
+from ellm.scheduling.fcfs import FcfsPolicy
 from ellm.scheduling.scheduler import Scheduler
 
 SEED_BITS = 63
@@ -47,13 +51,20 @@ class Engine:
         clock: Clock,
         seed: int = 0,
     ) -> None:
+        if memory.config.mode is MemoryMode.STATIC:
+            fix_shares(memory, executor.activation_bytes, config)
         require_context(memory, executor.activation_bytes, config.max_model_len)
+        if not memory.config.uses(ElasticPart.PREFILL):
+            config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
-        self.stats = EngineStats()
+        self.stats = EngineStats(elastic=memory.kv.stats)
         self._memory = memory
         self._executor = executor
-        self._scheduler = Scheduler(config, memory.kv, executor.activation_bytes)
+        self._keeper = Housekeeper(memory)
+        self._policy = FcfsPolicy()
+        price = executor.activation_bytes
+        self._scheduler = Scheduler(config, memory.kv, price, self._policy)
         self._recorder = Recorder(self.stats, clock)
         self._random = random.Random(seed)
         self._ids = count()
@@ -66,11 +77,6 @@ class Engine:
     def has_work(self) -> bool:
         """Whether `step` has something to run or to report."""
         return bool(self._sequences) or bool(self._news)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is no sequence at all, running or waiting."""
-        return not self._sequences
 
     @property
     def request_ids(self) -> list[str]:
@@ -145,15 +151,24 @@ class Engine:
     def step(self) -> list[SequenceOutput]:
         """Run one step if anything can run, and report what happened since the last call."""
         news, self._news = self._news, []
-        plan = self._scheduler.schedule()
-        self._stalled = bool(self._sequences) and (plan is None or not self._inflate(plan))
+        self._keeper.tidy(self._scheduler.running)
+        with self._keeper.critical():
+            plan = self._plan()
+            self._stalled = bool(self._sequences) and (plan is None or not self._inflate(plan))
         if plan is None or self._stalled:
             return news
         started = self.clock.now()
         self._recorder.planned(self._planned(plan))
         news += self._commit(plan, self._executor.execute(plan))
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
+        self._policy.stepped(plan.load, self.clock.now() - started)
         return news
+
+    def _plan(self) -> StepPlan | None:
+        while self._memory.pool.free < 0:  # the budget was lowered
+            if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
+                break
+        return self._scheduler.schedule(self.clock.now())
 
     def _inflate(self, plan: StepPlan) -> bool:
         """Give the step its workspace; False only if the machine has less than the budget says."""
@@ -188,6 +203,7 @@ class Engine:
         if answer.token is None:
             return _news(sequence, answer, scores) if scores else None
         sequence.tokens.append(answer.token)
+        self._policy.token(sequence, now)
         self._recorder.token(sequence, now)
         reason = finish_reason(sequence)
         if reason is not None:
@@ -205,12 +221,37 @@ class Engine:
         if not siblings:
             del self._requests[sequence.request.request_id]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is here."""
+        return not self._sequences
+
     def rest(self) -> int:
-        """Give idle memory back to the machine; how many bytes.  For when there is no work."""
+        """Give idle memory back to the machine; how many bytes.  For when there is no work.
+
+        Kept prefixes stay.
+        """
         self._memory.workspace.clear()
+        self._memory.kv.rest()
+        self._keeper.settle()
         released = self._memory.pool.trim()
         self._memory.kv.check()
         return released
+
+    def release_idle(self) -> int:
+        """As `rest`, and kept prefixes go too."""
+        self._memory.kv.forget_prefixes()
+        return self.rest()
+
+    def yield_memory(self) -> bool:
+        """Let the latest arrival that runs give up its memory for a while; whether one did."""
+        return self._scheduler.yield_memory()
+
+    def dispose(self) -> None:
+        """Give every chunk of KV and activations back to the pool; of no use afterwards."""
+        self._memory.kv.dispose()
+        self._memory.workspace.clear()
+        self._keeper.settle()
 
     def check(self) -> None:
         """Assert that the books balance."""
@@ -225,6 +266,8 @@ class Engine:
             kv_usage=kv.usage,
             kv_waste=kv.waste,
             memory=self._memory.pool.snapshot(),
+            owners=self._memory.holdings,
+            idle=kv.idle,
         )
 
     def close(self) -> None:

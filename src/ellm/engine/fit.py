@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ellm.core.config import SchedulerConfig
 from ellm.core.errors import BudgetError
 from ellm.core.plan import StepShape
-from ellm.core.units import format_bytes
+from ellm.core.units import ceil_div, format_bytes
 from ellm.engine.assembly import EngineMemory
 from ellm.scheduling.scheduler import SMALLEST_CHUNK
 
@@ -21,6 +22,41 @@ def smallest_step(context: int) -> StepShape:
         longest_kv=context,
         gathers=True,
     )
+
+
+def largest_step(config: SchedulerConfig) -> StepShape:
+    """The step for which an engine with fixed shares sets activation memory aside."""
+    context = config.max_model_len
+    tokens = config.step_tokens
+    return StepShape(
+        tokens=max(tokens, config.max_num_seqs),
+        logit_rows=config.max_num_seqs,
+        longest_query=min(tokens, context),
+        longest_kv=context,
+        gathers=True,
+    )
+
+
+def fix_shares(
+    memory: EngineMemory, activation_bytes: Callable[[StepShape], int], config: SchedulerConfig
+) -> None:
+    """Give activations what the largest step needs, for good, and KV the rest.
+
+    This is how engines without elastic memory divide it (after a profiling run of that step).
+    Raises BudgetError when the largest step alone does not fit.
+    """
+    pool, owners = memory.pool, memory.owners
+    need = ceil_div(activation_bytes(largest_step(config)), pool.chunk_bytes)
+    rest = pool.ledger.group_reach(owners.engine) - pool.held(owners.weights) - need
+    if rest < 1:
+        raise BudgetError(
+            f"a step of {config.step_tokens} tokens takes "
+            f"{format_bytes(need * pool.chunk_bytes)} of activations, and "
+            f"{format_bytes(max(0, rest + need) * pool.chunk_bytes)} are left beside the weights: "
+            "lower --max-num-batched-tokens, raise --memory, or leave --memory-mode elastic"
+        )
+    pool.ledger.limit(owners.activations, floor=need, ceiling=need)
+    pool.ledger.limit(owners.kv, ceiling=rest)
 
 
 def context_fits(

@@ -6,19 +6,22 @@ from collections.abc import Callable
 
 from ellm.core.errors import BudgetError, DriverError
 from ellm.core.units import ceil_div, format_bytes
+from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 
 
 class ModelWeights:
-    """The first `size` bytes of `tensor`, which `read` fills from the checkpoint.
+    """`size` bytes of `owner` in a range of their own, which `read` fills from the checkpoint.
 
-    `read` touches no books and may run on any thread; everything else belongs to the step thread.
+    `read(address)` touches no books and may run on any thread; everything else belongs to the
+    step thread.
     """
 
-    def __init__(self, tensor: VirtualTensor, size: int, read: Callable[[], None]) -> None:
-        self.read = read
-        self._tensor = tensor
+    def __init__(self, pool: ChunkPool, owner: str, size: int, read: Callable[[int], None]) -> None:
+        span = pool.driver.reserve(ceil_div(size, pool.chunk_bytes))
+        self._tensor = VirtualTensor(pool, owner, span)
         self._size = size
+        self._read = read
 
     @property
     def owner(self) -> str:
@@ -47,6 +50,10 @@ class ModelWeights:
             "smaller --dtype"
         )
 
+    def read(self) -> None:
+        """Fill the memory behind the range."""
+        self._read(self._tensor.address)
+
     def drop(self) -> int:
         """Give the memory back; how many chunks became free.  The range stays."""
         held = self._tensor.mapped
@@ -56,4 +63,7 @@ class ModelWeights:
     def leave(self) -> None:
         """Give the memory and the range back.  No view of it may be used again."""
         self._tensor.clear()
-        self._tensor.pool.driver.release(self._tensor.span)
+        pool, span = self._tensor.pool, self._tensor.span
+        if pool.unmaps is not None:
+            pool.unmaps.settle(span, 0, span.slots)
+        pool.driver.release(span)

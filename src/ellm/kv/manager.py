@@ -3,112 +3,181 @@
 A step needs KV rows for its new tokens *and* a workspace for its activations, from one pool.
 `reserve` grants rows only while the workspace the step would need can be had as well, so that a
 step whose plan is complete never runs short (eLLM's atomic acquisition, arXiv 2506.15155).  When
-chunks are short, idle workspace goes first, then prefixes kept for later, oldest first.
+chunks are short the balloon asks whoever has some to spare; this engine's sources are
+
+    workspace ▸ rows mapped ahead ▸ warm ranges ▸ prefixes kept for later
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Generic
 
 from ellm.core.layers import KvArena, KvTable
 from ellm.core.units import ceil_div
+from ellm.kv.kept import KeptPrefixes
 from ellm.kv.prefix import PrefixIndex
+from ellm.kv.sources import CalledSource, WorkspaceSource
 from ellm.kv.store import Holding, KvStore
+from ellm.memory.balloon import Balloon, Cost, Source
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
+from ellm.obs.stats import ElasticStats
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Under which names one engine's chunks are in the ledger, all in the group `engine`."""
+
+    engine: str
+    weights: str
+    kv: str
+    activations: str
+
+    @classmethod
+    def of(cls, engine: str) -> Owners:
+        prefix = f"{engine}/" if engine else ""
+        return cls(engine, f"{prefix}weights", f"{prefix}kv", f"{prefix}activations")
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout.  `None` means not now."""
+    """The KV of every sequence by its id, over one layout.  `None` means not now.
+
+    `fixed` is for memory in fixed shares: nobody is asked for anything but kept prefixes.
+    """
 
     def __init__(
         self,
         pool: ChunkPool,
+        balloon: Balloon,
+        owners: Owners,
         store: KvStore[Holding],
         workspace: VirtualTensor,
         prefixes: PrefixIndex | None = None,
-        owner: str = "kv",
+        fixed: bool = False,
     ) -> None:
+        self.stats = ElasticStats()
         self._pool = pool
+        self._balloon = balloon
+        self._owners = owners
         self._store = store
         self._workspace = workspace
-        self._prefixes = prefixes
-        self._owner = owner
+        self._index = prefixes
         self._held: dict[int, Holding] = {}
-        self._kept: OrderedDict[int, Holding] = OrderedDict()
+        self._kept = None if prefixes is None else KeptPrefixes(store, prefixes)
+        self._granting: Holding | None = None
+        self._idle_workspace = WorkspaceSource(workspace, owners.engine)
+        self._sources = self._make_sources(fixed)
+        for source in self._sources:
+            balloon.register(source)
+
+    def _make_sources(self, fixed: bool) -> list[WorkspaceSource | CalledSource]:
+        group, store = self._owners.engine, self._store
+        made: list[WorkspaceSource | CalledSource] = []
+        if not fixed:
+            made = [
+                self._idle_workspace,
+                CalledSource("premap", group, Cost.PREMAPPED, self._spare, self._trim_spare),
+                CalledSource("warm", group, Cost.WARM, lambda: store.warm, store.reclaim),
+            ]
+        if (kept := self._kept) is not None:
+            made.append(
+                CalledSource("prefix", group, Cost.PREFIX, lambda: kept.chunks, kept.release)
+            )
+        return made
 
     @property
     def arena(self) -> KvArena:
         return self._store.arena
 
+    def begin(self, now: float) -> None:
+        """A step is about to be planned at `now`, in seconds."""
+        for source in self._sources:
+            source.used = now
+
     def gathers(self, tokens: int) -> bool:
         """Whether KV of that many tokens may lie in more than one run of rows."""
         return self._store.gathers(tokens)
 
-    def reserve(self, seq_id: int, tokens: int, activation_bytes: int) -> KvTable | None:
+    def reserve(
+        self,
+        seq_id: int,
+        tokens: int,
+        activation_bytes: int,
+        *,
+        expect: int = 0,
+        gentle: bool = False,
+    ) -> KvTable | None:
         """Rows for `tokens` tokens of `seq_id` in all, while a workspace of `activation_bytes`
         can be had too.  On None nothing has changed for any running sequence.
+
+        `expect` is how many tokens a new sequence will have soon, to choose its range by.  When
+        `gentle`, no prefix and no idle model is given up for it.
         """
         holding = self._held.get(seq_id)
         if holding is None:
-            opened = self._open()
-            if opened is None:
+            holding = self._open(max(expect, tokens))
+            if holding is None:
                 return None
-            holding = opened
-        if not self._grant(holding, tokens, activation_bytes):
+        most = Cost.WARM if gentle else Cost.MODEL
+        if not self._grant(holding, tokens, activation_bytes, most):
             if seq_id not in self._held:
                 self._store.close(holding)
             return None
         self._held[seq_id] = holding
         return self._store.table(holding)
 
-    def _open(self) -> Holding | None:
-        holding = self._store.open()
-        while holding is None and self._evict():
-            holding = self._store.open()
+    def _open(self, tokens: int = 0) -> Holding | None:
+        holding = self._store.open(tokens)
+        while holding is None and self._kept is not None and self._kept.evict():
+            holding = self._store.open(tokens)
         return holding
 
-    def _grant(self, holding: Holding, tokens: int, activation_bytes: int) -> bool:
-        if tokens <= self._store.tokens(holding) and self._workspace_fits(activation_bytes, 0):
-            return True
-        while True:
-            need = self._store.missing(holding, tokens)
-            if self._make_room(need, activation_bytes):
-                break
-            if not self._evict():
-                return False
-        return self._store.extend(holding, tokens)
+    def _grant(self, holding: Holding, tokens: int, activation_bytes: int, most: Cost) -> bool:
+        self._granting = holding
+        fits = self._make_room(lambda: self._store.missing(holding, tokens), activation_bytes, most)
+        self._granting = None
+        return fits and self._store.extend(holding, tokens)
 
-    def _workspace_fits(self, activation_bytes: int, chunks: int) -> bool:
-        """Whether `chunks` of KV and a workspace can be had from what is free."""
+    def _make_room(
+        self, missing: Callable[[], int], activation_bytes: int, most: Cost = Cost.MODEL
+    ) -> bool:
+        """Whether `missing` chunks of KV and a workspace can be had, now or after asking."""
+        self._idle_workspace.keep = activation_bytes
         want = ceil_div(activation_bytes, self._pool.chunk_bytes)
-        more = max(0, want - self._workspace.mapped)
-        return chunks + more <= self._pool.free and more <= self._pool.available(
-            self._workspace.owner
-        )
 
-    def _make_room(self, chunks: int, activation_bytes: int) -> bool:
-        """As `_workspace_fits`, shrinking an idle workspace when that is what it takes."""
+        def wants() -> Mapping[str, int]:
+            more = max(0, want - self._workspace.mapped)
+            return {self._owners.kv: missing(), self._owners.activations: more}
 
-        def fits() -> bool:
-            enough = chunks <= self._pool.available(self._owner)
-            return enough and self._workspace_fits(activation_bytes, chunks)
+        # A budget that was lowered must not stop a step that takes nothing.
+        if not any(wants().values()):
+            return True
+        return self._balloon.make_room(wants, self._owners.engine, most, self._moved)
 
-        if not fits():
-            self._workspace.shrink(activation_bytes)
-        return fits()
+    def _moved(self, source: Source, wants: Mapping[str, int], count: int) -> None:
+        self.stats.moved_chunks[source.name] += count
+        if source.cost is Cost.WORKSPACE and wants[self._owners.kv]:
+            self.stats.inflations += 1
+        elif source.cost is not Cost.WORKSPACE and wants[self._owners.activations]:
+            self.stats.deflations += 1
 
     def share(self, parent_id: int, child_id: int, tokens: int, activation_bytes: int) -> bool:
         """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`.
 
         False when that would leave less than a workspace of `activation_bytes`.
         """
-        parent = self._held.get(parent_id) or self._kept.get(parent_id)
+        parent = self._held.get(parent_id)
+        if parent is None and self._kept is not None:
+            parent = self._kept.get(parent_id)
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
-        if not self._make_room(self._store.missing_for_fork(parent, tokens), activation_bytes):
+        source = parent
+        # Prefixes are left alone: the parent may be one.
+        if not self._make_room(
+            lambda: self._store.missing_for_fork(source, tokens), activation_bytes, Cost.WARM
+        ):
             return False
         child = self._store.fork(parent, tokens)
         if child is None:
@@ -116,77 +185,131 @@ class KvManager(Generic[Holding]):
         self._held[child_id] = child
         return True
 
-    def adopt(self, seq_id: int, tokens: Sequence[int], activation_bytes: int) -> int:
+    def adopt(
+        self, seq_id: int, tokens: Sequence[int], activation_bytes: int, salt: bytes = b""
+    ) -> int:
         """Give `seq_id`, which holds nothing, the longest known beginning of `tokens`.
 
         Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short, and
         never all of them, because at least one must be computed to know what follows.
         """
-        if self._prefixes is None:
+        if self._index is None or self._kept is None:
             return 0
-        match = self._prefixes.match(tokens[:-1])
+        match = self._index.match(seq_id, tokens[:-1], salt)
         if match is None:
             return 0
         holder, count = match
-        if holder in self._kept:
-            self._kept.move_to_end(holder)
+        self._kept.touch(holder)
         return count if self.share(holder, seq_id, count, activation_bytes) else 0
 
-    def publish(self, seq_id: int, tokens: Sequence[int], computed: int) -> None:
+    def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
-        if self._prefixes is not None:
-            self._prefixes.publish(seq_id, tokens, computed)
+        if self._index is not None:
+            self._index.publish(seq_id, tokens, computed, salt)
+
+    def premap(self, seq_id: int, tokens: int, most: int) -> int:
+        """Map rows for `tokens` tokens of `seq_id` ahead, from what is free; how many chunks.
+
+        Nothing happens where that takes more than `most` chunks, or not now.
+        """
+        holding = self._held[seq_id]
+        need = self._store.missing(holding, tokens)
+        if not 0 < need <= most or not self._store.premap(holding, tokens):
+            return 0
+        return need
 
     def free(self, seq_id: int, keep: bool = False) -> None:
         """`seq_id` needs its KV no more.  `keep` it as a prefix for others while memory lasts."""
         holding = self._held.pop(seq_id, None)
-        if holding is None:
+        if holding is not None and keep and self._kept is not None:
+            self._kept.add(seq_id, holding)
             return
-        if keep and self._prefixes is not None:
-            self._kept[seq_id] = holding
-            return
-        self._forget(seq_id)
-        self._store.close(holding)
+        if self._index is not None:
+            self._index.forget(seq_id)
+        if holding is not None:
+            self._store.close(holding)
 
-    def _evict(self) -> bool:
-        if not self._kept:
-            return False
-        seq_id, holding = self._kept.popitem(last=False)
-        self._forget(seq_id)
-        self._store.close(holding)
-        return True
+    def relax(self, watermark: float) -> None:
+        """Give warm ranges back while less than that share (0 to 1) of the pool is free."""
+        short = int(watermark * self._pool.total) - self._pool.free
+        if short > 0 and self._store.warm:
+            self._store.reclaim(short)
 
-    def _forget(self, seq_id: int) -> None:
-        if self._prefixes is not None:
-            self._prefixes.forget(seq_id)
+    def rest(self) -> None:
+        """Nothing runs: give back what only saves time, prefixes excepted."""
+        self._trim_spare(self._pool.total)
+        self._store.reclaim(self._pool.total)
+
+    def forget_prefixes(self) -> int:
+        """Give kept prefixes back; how many there were."""
+        return 0 if self._kept is None else self._kept.clear()
+
+    def dispose(self) -> None:
+        """Give everything back, for good."""
+        for seq_id in list(self._held):
+            self.free(seq_id)
+        self.forget_prefixes()
+        self._store.reclaim(self._pool.total)
+        for source in self._sources:
+            self._balloon.unregister(source)
+
+    def _spare(self) -> int:
+        """Chunks mapped ahead of the sequences."""
+        store = self._store
+        return sum(
+            store.chunks_alone(store.room(holding)) - store.chunks_alone(store.tokens(holding))
+            for holding in self._held.values()
+            if holding is not self._granting
+        )
+
+    def _trim_spare(self, count: int) -> int:
+        freed = 0
+        for holding in self._held.values():
+            if freed >= count:
+                break
+            if holding is not self._granting:
+                freed += self._store.trim(holding, self._store.tokens(holding))
+        return freed
+
+    @property
+    def idle(self) -> Mapping[str, int]:
+        """Chunks that could be given back, by source."""
+        return {source.name: source.idle() for source in self._sources}
 
     @property
     def usage(self) -> float:
-        """Share (0 to 1) that KV holds of the chunks it could have now."""
-        held = self._pool.held(self._owner)
-        return held / max(1, held + self._pool.available(self._owner))
+        """Share (0 to 1) that sequences hold of the chunks KV could have now."""
+        held = self._pool.held(self._owners.kv)
+        reach = held + self._pool.available(self._owners.kv)
+        return (held - self._store.warm) / max(1, reach)
 
     @property
     def waste(self) -> float:
-        """Share (0 to 1) of mapped KV bytes that hold no token's row."""
-        mapped = self._pool.held(self._owner) * self._pool.chunk_bytes
-        return self._store.wasted_bytes() / mapped if mapped else 0.0
+        """Share (0 to 1) of mapped KV bytes, warm ones left out, that hold no token's row."""
+        mapped = self._pool.held(self._owners.kv) - self._store.warm
+        return self._store.wasted_bytes() / (mapped * self._pool.chunk_bytes) if mapped else 0.0
 
     def fits_alone(self, tokens: int, activation_bytes: int) -> bool:
         """Whether one sequence of `tokens` tokens can run when it has the pool to itself."""
-        want = self._store.chunks_alone(tokens)
-        want += ceil_div(activation_bytes, self._pool.chunk_bytes)
-        mine = self._pool.held(self._owner) + self._workspace.mapped
-        return want <= self._pool.free + mine
+        ledger, owners = self._pool.ledger, self._owners
+        rows = self._store.chunks_alone(tokens)
+        room = ceil_div(activation_bytes, self._pool.chunk_bytes)
+        weights = ledger.held(owners.weights)
+        return (
+            rows <= ledger.reach(owners.kv) - weights
+            and room <= ledger.reach(owners.activations) - weights
+            and rows + room <= ledger.group_reach(owners.engine) - weights
+        )
 
     def could_hold(self, tokens: int) -> bool:
-        """Whether `tokens` tokens of a new sequence would fit what is free or kept now."""
-        kept = sum(self._store.chunks_alone(self._store.tokens(h)) for h in self._kept.values())
-        return self._store.chunks_alone(tokens) <= self._pool.available(self._owner) + kept
+        """Whether `tokens` tokens of a new sequence would fit what is free or idle now."""
+        want = self._store.chunks_alone(tokens)
+        room = self._pool.available(self._owners.kv)
+        return want <= room or want <= room + self._balloon.idle()
 
     def check(self) -> None:
         """Assert that the books balance."""
         self._store.check()
         self._pool.check()
-        if self._prefixes is not None:
-            self._prefixes.check()
+        if self._index is not None:
+            self._index.check()

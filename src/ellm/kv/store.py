@@ -7,20 +7,34 @@ from typing import Generic, Protocol, TypeVar
 from ellm.core.layers import KvArena, KvTable
 
 Holding = TypeVar("Holding")
+Extent = tuple[int, int]
+"""Address and bytes of mapped memory."""
 
 
 class KvStore(Protocol, Generic[Holding]):
     """Rows of the arena, given out as *holdings*: what one sequence has.
 
-    `extend` and `fork` are all or nothing; `False` and `None` mean not now.  Rows in front of a
-    holding's end are never moved, and rows that two holdings share are never written again.
+        tokens   │ used ···············│
+        room     │ mapped ···············────│        rows beyond `tokens` are mapped ahead
+
+    `extend`, `premap` and `fork` are all or nothing; `False` and `None` mean not now.  Rows in
+    front of a holding's end are never moved, and rows that two holdings share are never written
+    again.  What an ended holding had may stay mapped, *warm*, for the next one.
     """
 
     @property
     def arena(self) -> KvArena: ...
 
-    def open(self) -> Holding | None:
-        """An empty holding; None when every address slot is taken."""
+    @property
+    def warm(self) -> int:
+        """Chunks mapped for no holding."""
+        ...
+
+    def open(self, tokens: int = 0) -> Holding | None:
+        """An empty holding, over warm memory that suits `tokens` tokens where there is some.
+
+        None when every address slot is taken.
+        """
         ...
 
     def missing(self, holding: Holding, tokens: int) -> int:
@@ -29,6 +43,18 @@ class KvStore(Protocol, Generic[Holding]):
 
     def extend(self, holding: Holding, tokens: int) -> bool:
         """Give `holding` rows for at least `tokens` tokens in all."""
+        ...
+
+    def premap(self, holding: Holding, tokens: int) -> bool:
+        """Map rows for `tokens` tokens in all, which are not used yet."""
+        ...
+
+    def trim(self, holding: Holding, tokens: int) -> int:
+        """Keep the first `tokens` tokens at most, and no room beyond; chunks that became free."""
+        ...
+
+    def reclaim(self, count: int) -> int:
+        """Give warm chunks back, longest unused first, until `count` are free; how many became."""
         ...
 
     def missing_for_fork(self, holding: Holding, tokens: int) -> int:
@@ -44,10 +70,14 @@ class KvStore(Protocol, Generic[Holding]):
         ...
 
     def close(self, holding: Holding) -> None:
-        """Give everything back; what nobody shares is free at once."""
+        """The holding has ended.  What nobody shares is free, or warm."""
         ...
 
     def table(self, holding: Holding) -> KvTable: ...
+
+    def extents(self, holding: Holding, tokens: int) -> list[Extent]:
+        """Where the first `tokens` tokens' bytes are, in an order that depends on nothing else."""
+        ...
 
     def gathers(self, tokens: int) -> bool:
         """Whether that many tokens may lie in more than one run of rows."""
@@ -57,8 +87,12 @@ class KvStore(Protocol, Generic[Holding]):
         """Tokens the holding has rows for."""
         ...
 
+    def room(self, holding: Holding) -> int:
+        """Tokens for which rows are mapped."""
+        ...
+
     def wasted_bytes(self) -> int:
-        """Bytes of mapped chunks that belong to no row of any holding."""
+        """Bytes of chunks, warm ones left out, that belong to no row of any holding."""
         ...
 
     def chunks_alone(self, tokens: int) -> int:

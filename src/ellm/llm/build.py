@@ -15,22 +15,25 @@ from dataclasses import dataclass, replace
 import torch
 
 from ellm.core.clock import MonotonicClock
-from ellm.core.config import ALL_PARTS, KvLayout, MemoryConfig, MemoryMode
+from ellm.core.config import ALL_PARTS, ElasticPart, KvLayout, MemoryConfig, MemoryMode
 from ellm.core.errors import BudgetError, ConfigError, DriverUnavailable
-from ellm.core.units import ceil_div, format_bytes
-from ellm.engine.assembly import EngineMemory, assemble_memory
+from ellm.core.units import format_bytes
+from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
 from ellm.engine.fit import longest_context
 from ellm.engine.weights import ModelWeights
 from ellm.kernels.reference import ReferenceOps
+from ellm.kv.manager import Owners
 from ellm.llm.args import EngineArgs
 from ellm.llm.blueprint import Blueprint
+from ellm.memory.balloon import Balloon
 from ellm.memory.budget import available_bytes, choose_chunk_bytes, default_budget, machine_bytes
 from ellm.memory.driver import Driver
 from ellm.memory.drivers.cuda import CudaDriver
 from ellm.memory.drivers.host import HostDriver
+from ellm.memory.metered import MeteredDriver
 from ellm.memory.pool import ChunkPool
-from ellm.memory.virtual import VirtualTensor
+from ellm.memory.unmapping import DeferredUnmaps
 from ellm.models.weights import Weights
 from ellm.runtime.loader import load
 from ellm.runtime.runner import Runner
@@ -47,6 +50,7 @@ class House:
     """The memory that all models of this process share, and the device it is on."""
 
     pool: ChunkPool
+    balloon: Balloon
     device: str
     memory: MemoryConfig
 
@@ -58,11 +62,16 @@ class House:
         """
         memory = _memory(args, blueprints)
         assert memory.budget is not None
-        return cls(ChunkPool(_driver(args.device, memory), memory.budget), args.device, memory)
+        driver = MeteredDriver(_driver(args.device, memory), MonotonicClock())
+        unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+        pool = ChunkPool(driver, memory.budget, unmaps)
+        return cls(pool, Balloon(pool), args.device, memory)
 
-    def settle(self, blueprint: Blueprint, progress: Progress | None = None) -> Resident:
-        """Address ranges for a model; no chunk is taken yet."""
-        return Resident(self, blueprint, progress)
+    def settle(
+        self, blueprint: Blueprint, name: str = "", progress: Progress | None = None
+    ) -> Resident:
+        """Address ranges for a model that the ledger knows by `name`; no chunk is taken yet."""
+        return Resident(self, blueprint, name, progress)
 
     def close(self) -> None:
         """Release all memory at once.  No model is of use afterwards."""
@@ -75,16 +84,18 @@ class Resident:
     `progress(done, total)` follows the first reading of the weights, in bytes.
     """
 
-    def __init__(self, house: House, blueprint: Blueprint, progress: Progress | None) -> None:
+    def __init__(
+        self, house: House, blueprint: Blueprint, name: str, progress: Progress | None
+    ) -> None:
         self._house = house
         self._blueprint = blueprint
+        self._name = name
         self._progress = progress
         self._views: Weights | None = None
-        self._parts: EngineMemory | None = None
-        pool, size = house.pool, blueprint.weight_bytes
-        span = pool.driver.reserve(ceil_div(size, pool.chunk_bytes))
-        tensor = VirtualTensor(pool, "weights", span)
-        self.weights = ModelWeights(tensor, size, lambda: self._read(tensor.address))
+        self._engine: Engine | None = None
+        self.weights = ModelWeights(
+            house.pool, Owners.of(name).weights, blueprint.weight_bytes, self._read
+        )
 
     def _read(self, address: int) -> None:
         """Fill the range from the checkpoint.  Views of it are made once: it never moves."""
@@ -96,8 +107,14 @@ class Resident:
     def engine(self) -> Engine:
         plan, house, views = self._blueprint, self._house, self._views
         assert views is not None, "the weights have not been read"
-        layers = plan.spec.layers(plan.dtype.itemsize)
-        self._parts = parts = assemble_memory(house.pool, layers, house.memory, plan.limits)
+        parts = assemble_memory(
+            house.pool,
+            plan.spec.layers(plan.dtype.itemsize),
+            _of_model(house.memory, plan.args),
+            plan.limits,
+            balloon=house.balloon,
+            name=self._name,
+        )
         workspace = Workspace(parts.workspace.address, parts.workspace.capacity, house.device)
         sampler = Sampler(plan.spec.vocab_size, workspace)
         runner = Runner(plan.spec, views, parts.kv.arena, workspace, ReferenceOps(), sampler)
@@ -105,13 +122,17 @@ class Resident:
         if plan.args.max_model_len == 0:
             longest = longest_context(parts, runner.activation_bytes, limits.max_model_len)
             limits = replace(limits, max_model_len=max(1, longest))
-        return Engine(limits, parts, runner, MonotonicClock(), plan.args.seed)
+        try:
+            self._engine = Engine(limits, parts, runner, MonotonicClock(), plan.args.seed)
+        except BudgetError:
+            parts.kv.dispose()
+            raise
+        return self._engine
 
     def leave(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
         self.weights.leave()
-        if self._parts is not None:
-            self._parts.workspace.clear()
-            self._house.pool.driver.release(self._parts.workspace.span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +155,7 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
     blueprint = Blueprint.draw(args)
     house = House.open(args, [blueprint])
     try:
-        resident = house.settle(blueprint, progress)
+        resident = house.settle(blueprint, progress=progress)
         resident.weights.take()
         resident.weights.read()
         return Built(resident.engine(), blueprint, house.memory)
@@ -148,20 +169,28 @@ def _memory(args: EngineArgs, blueprints: Sequence[Blueprint]) -> MemoryConfig:
     budget = _budget(args)
     chunk_bytes = args.chunk_bytes
     assert not isinstance(chunk_bytes, str)
-    assert isinstance(args.kv_layout, KvLayout)
     assert isinstance(args.memory_mode, MemoryMode)
     assert not isinstance(args.kv_offloading_size, str)
     if chunk_bytes is None and args.device == "cpu":
         useful = sum(blueprint.useful_bytes for blueprint in blueprints)
         chunk_bytes = choose_chunk_bytes(min(budget, useful))
-    return MemoryConfig(
+    memory = MemoryConfig(
         budget=budget,
         chunk_bytes=chunk_bytes,
+        mode=args.memory_mode,
+        offload_bytes=args.kv_offloading_size or 0,
+    )
+    return _of_model(memory, args)
+
+
+def _of_model(memory: MemoryConfig, args: EngineArgs) -> MemoryConfig:
+    """The same memory, as the engine of one model sees it."""
+    assert isinstance(args.kv_layout, KvLayout)
+    return replace(
+        memory,
         layout=args.kv_layout,
         block_size=args.block_size,
         prefix_caching=args.enable_prefix_caching,
-        mode=args.memory_mode,
-        offload_bytes=args.kv_offloading_size or 0,
         parts=ALL_PARTS - frozenset(args.ablate),
     )
 

@@ -85,7 +85,7 @@ class AsyncFleet:
             raise
 
     def _load(self, blueprint: Blueprint, progress: Progress | None) -> Future[None]:
-        settle = partial(self._house.settle, blueprint, progress)
+        settle = partial(self._house.settle, blueprint, blueprint.args.name, progress)
         return self._streams.loop.order(lambda: self._fleet.load(blueprint.args.name, settle))
 
     def _admit(self, blueprint: Blueprint) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from itertools import count
 
 from ellm.core.errors import EngineDead, QueueFull
 from ellm.core.sampling import SamplingParams
@@ -32,7 +31,6 @@ class ServedModel:
         self._engine = engine
         self._frontend = frontend
         self._streams = streams
-        self._ids = count()
         self.model_name = name
         self.max_model_len = engine.config.max_model_len
         self.is_draining = False
@@ -65,7 +63,7 @@ class ServedModel:
         """
         if self.is_draining:
             raise QueueFull("the engine is shutting down")
-        engine_id = f"{self.model_name}/{request_id}/{next(self._ids)}"
+        engine_id = self._streams.new_id(request_id)
         tracker = self._frontend.track(engine_id, request_id, prompt, params, priority, delta)
         async with aclosing(self._streams.follow(self.model_name, tracker)) as outputs:
             async for output in outputs:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 from ellm.core.errors import EngineDead
 from ellm.core.output import SequenceOutput
@@ -42,6 +43,11 @@ class Streams:
     def __init__(self, fleet: EngineFleet, inbox: Inbox) -> None:
         self.loop = EngineLoop(fleet, inbox, self._deliver, self._refuse, self._on_death)
         self._streams: dict[str, _Stream] = {}
+        self._ids = count()
+
+    def new_id(self, request_id: str) -> str:
+        """A name that no other request in the fleet has."""
+        return f"{request_id}/{next(self._ids)}"
 
     def count(self, model: str) -> int:
         """Requests of `model` that are waited for."""

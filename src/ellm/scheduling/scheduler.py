@@ -1,10 +1,11 @@
-"""Who computes how many tokens in the next step: first come, first served.
+"""Who computes how many tokens in the next step.
 
 There is no prefill and no decoding here.  Every sequence has known tokens and computed ones; a
-step lets each catch up by some tokens, running sequences before waiting ones, within
-`max_num_batched_tokens`.  When memory is short the latest arrival yields: its KV is freed and it
-waits at its old place with every token it has, to be computed again.  Since the sequence in
-front always gets what it needs, somebody always advances.
+step lets each catch up by some tokens, running sequences before waiting ones.  How many tokens of a
+prompt a step takes follows from what memory and the policy allow at that moment (elastic prefill).
+When memory is short the latest arrival yields: its KV is freed and it waits at its old place with
+every token it has, to be computed again.  Since the sequence in front always gets what it needs,
+somebody always advances.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ from collections.abc import Callable
 from typing import Any
 
 from ellm.core.config import SchedulerConfig
+from ellm.core.load import StepLoad
 from ellm.core.plan import StepPlan, StepShape
 from ellm.core.sequence import Sequence, SequenceStatus
 from ellm.kv.manager import KvManager
 from ellm.scheduling.draft import Draft
+from ellm.scheduling.policy import Policy
 from ellm.scheduling.queue import WaitingQueue
 
 # A prompt chunk is halved down to this many tokens before anyone is preempted for it: smaller
 # ones would only put the preemption off, at a worse price per token.
 SMALLEST_CHUNK = 32
+# A prompt chunk above this many tokens is not worth a kept prefix: it only saves a little time.
+LARGE_CHUNK = 512
+# How many waiting sequences a step looks past that cannot start now.
+MOST_SKIPPED = 16
+_UNBOUNDED = 1 << 31
 
 
 class Scheduler:
@@ -33,10 +41,12 @@ class Scheduler:
         config: SchedulerConfig,
         kv: KvManager[Any],
         activation_bytes: Callable[[StepShape], int],
+        policy: Policy,
     ) -> None:
         self._config = config
         self._kv = kv
         self._activation_bytes = activation_bytes
+        self._policy = policy
         # In order of arrival within a priority: who stands behind yields to who stands in front.
         self.running: list[Sequence] = []
         self.waiting = WaitingQueue()
@@ -57,20 +67,30 @@ class Scheduler:
         sequence.status = SequenceStatus.FINISHED
         self._kv.free(sequence.seq_id, keep=keep_prefix)
 
-    def schedule(self) -> StepPlan | None:
+    def schedule(self, now: float) -> StepPlan | None:
         """The next step, with all its memory granted; None if there is nothing to run."""
+        self._kv.begin(now)
         preemptions = self.preemptions
-        draft = Draft(self._config.max_num_batched_tokens or 2048)
+        decoding = [sequence for sequence in self.running if sequence.uncomputed == 1]
+        draft = Draft(self._config.max_num_batched_tokens or _UNBOUNDED, _load_of(decoding))
         for sequence in list(self.running):
             if draft.left and sequence.status is SequenceStatus.RUNNING:
-                self._continue(sequence, draft)
+                self._continue(sequence, draft, now)
         if self.preemptions == preemptions or not self.running:
-            self._admit(draft)
+            self._admit(draft, now)
         return draft.plan()
 
-    def _continue(self, sequence: Sequence, draft: Draft) -> None:
+    def yield_memory(self) -> bool:
+        """Preempt the latest arrival, if anyone runs; whether someone did."""
+        if not self.running:
+            return False
+        self._preempt(self.running[-1])
+        return True
+
+    def _continue(self, sequence: Sequence, draft: Draft, now: float) -> None:
         """Let a running sequence advance, at the cost of later ones if it must be."""
-        while not self._grant(sequence, draft):
+        most = self._most(sequence, draft, now)
+        while most and not self._grant(sequence, draft, most):
             victim = self.running[-1]
             if victim is sequence and len(draft):
                 return  # those in front advance, and will preempt it if they need its memory
@@ -78,23 +98,41 @@ class Scheduler:
             if victim is sequence:
                 return  # alone, and still short: start over in one piece
 
-    def _grant(self, sequence: Sequence, draft: Draft) -> bool:
-        """Add as many tokens of `sequence` as memory allows now, if any."""
+    def _most(self, sequence: Sequence, draft: Draft, now: float) -> int:
+        """Tokens of `sequence` that time and limits allow in this step; 0 for not in this one."""
         most = min(sequence.uncomputed, draft.left)
-        count, least = most, min(most, SMALLEST_CHUNK)
+        if sequence.uncomputed > 1:
+            running = [s for s in self.running if s.uncomputed == 1]
+            most = self._policy.prefill_tokens(sequence, draft.load, running, now, most)
+        if not self._config.chunked_prefill and most < sequence.uncomputed:
+            return 0 if len(draft) else min(sequence.uncomputed, draft.left)
+        return most
+
+    def _grant(self, sequence: Sequence, draft: Draft, most: int) -> bool:
+        """Add as many tokens of `sequence` as memory allows now, if any."""
+        count = most
+        least = min(most, SMALLEST_CHUNK) if self._config.chunked_prefill else most
         while True:
-            if self._fits(sequence, count, draft):
+            if self._fits(sequence, count, draft, gentle=least < count and count > LARGE_CHUNK):
                 return True
             if count == least:
                 return False
             count = max(least, count // 2)
 
-    def _fits(self, sequence: Sequence, count: int, draft: Draft) -> bool:
+    def _fits(self, sequence: Sequence, count: int, draft: Draft, gentle: bool) -> bool:
         length = sequence.computed + count
         shape = draft.shape_with(sequence, count, self._kv.gathers(length))
-        table = self._kv.reserve(sequence.seq_id, length, self._activation_bytes(shape))
+        table = self._kv.reserve(
+            sequence.seq_id,
+            length,
+            self._activation_bytes(shape),
+            expect=len(sequence.tokens),
+            gentle=gentle,
+        )
         if table is None:
             return False
+        if sequence.uncomputed > 1:
+            draft.load = draft.load.with_sequence(count, length)
         draft.add(sequence, count, table, shape)
         return True
 
@@ -106,9 +144,10 @@ class Scheduler:
         sequence.status = SequenceStatus.WAITING
         sequence.preemptions += 1
         self.preemptions += 1
+        self._kv.stats.recomputed += 1
         self.waiting.push(sequence)
 
-    def _admit(self, draft: Draft) -> None:
+    def _admit(self, draft: Draft, now: float) -> None:
         skipped = []
         for sequence in self.waiting.drain():
             if not draft.left or len(self.running) >= self._config.max_num_seqs:
@@ -116,11 +155,16 @@ class Scheduler:
                 break
             if self._waits_for_parent(sequence):
                 skipped.append(sequence)
-            elif not self._start(sequence, draft):
+            elif not self._start(sequence, draft, now):
                 skipped.append(sequence)
-                break
+                if len(skipped) > MOST_SKIPPED or not self._may_pass(sequence, now):
+                    break
         for sequence in skipped:
             self.waiting.push(sequence)
+
+    def _may_pass(self, sequence: Sequence, now: float) -> bool:
+        """Whether others may start before `sequence`, which cannot start now."""
+        return self._policy.skips and not self._policy.must_wait_for(sequence, now)
 
     @staticmethod
     def _waits_for_parent(sequence: Sequence) -> bool:
@@ -133,13 +177,14 @@ class Scheduler:
             and parent.computed < parent.num_prompt
         )
 
-    def _start(self, sequence: Sequence, draft: Draft) -> bool:
+    def _start(self, sequence: Sequence, draft: Draft, now: float) -> bool:
         """Admit a waiting sequence, on shared KV where there is some; False if it must wait."""
         # A newcomer whose known tokens would not fit now would be preempted soon, or preempt.
         if self.running and not self._kv.could_hold(len(sequence.tokens)):
             return False
         self._share_prefix(sequence, draft)
-        if not self._grant(sequence, draft):
+        most = self._most(sequence, draft, now)
+        if not most or not self._grant(sequence, draft, most):
             self._kv.free(sequence.seq_id)
             sequence.computed = 0
             return False
@@ -164,3 +209,11 @@ class Scheduler:
     def _take_shared(self, sequence: Sequence, parent: Sequence, shared: int, price: int) -> None:
         if self._kv.share(parent.seq_id, sequence.seq_id, shared, price):
             sequence.computed = shared
+
+
+def _load_of(decoding: list[Sequence]) -> StepLoad:
+    """One more token for each."""
+    load = StepLoad()
+    for sequence in decoding:
+        load = load.with_sequence(1, sequence.computed + 1)
+    return load

@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from ellm.core.config import MemoryConfig, SchedulerConfig
+from ellm.core.config import ElasticPart, MemoryConfig, SchedulerConfig
+from ellm.core.errors import BudgetError
 from ellm.core.layers import LayerSpec
-from ellm.core.units import KIB, MIB, ceil_div
+from ellm.core.units import KIB, MIB
 from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
 from ellm.engine.weights import ModelWeights
+from ellm.kv.manager import Owners
+from ellm.memory.balloon import Balloon
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.pool import ChunkPool
-from ellm.memory.virtual import VirtualTensor
+from ellm.memory.unmapping import DeferredUnmaps
 from ellm.sim.clock import VirtualClock
 from ellm.sim.executor import SimExecutor
 
@@ -38,7 +41,9 @@ def simulated_pool(memory: MemoryConfig) -> ChunkPool:
     """A pool of `memory.budget` bytes, which may be raised up to `MACHINE_BYTES`."""
     budget = memory.budget or 64 * MIB
     chunk_bytes = memory.chunk_bytes or 64 * KIB
-    return ChunkPool(NullDriver(max(budget, MACHINE_BYTES), chunk_bytes), budget)
+    driver = NullDriver(max(budget, MACHINE_BYTES), chunk_bytes)
+    unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+    return ChunkPool(driver, budget, unmaps)
 
 
 def simulated_engine(
@@ -51,7 +56,8 @@ def simulated_engine(
 
     Raises BudgetError when the longest context does not fit the budget.
     """
-    return _engine(simulated_pool(memory), model, memory, scheduler, clock or VirtualClock())
+    pool = simulated_pool(memory)
+    return _engine(Balloon(pool), pool, "", model, memory, scheduler, clock or VirtualClock())
 
 
 class SimTenant:
@@ -60,25 +66,32 @@ class SimTenant:
     def __init__(
         self,
         pool: ChunkPool,
+        balloon: Balloon,
+        name: str,
         model: SimModel,
         memory: MemoryConfig,
         scheduler: SchedulerConfig,
         clock: VirtualClock,
-        read: Callable[[], None] = lambda: None,
+        read: Callable[[int], None] = lambda address: None,
     ) -> None:
-        span = pool.driver.reserve(ceil_div(model.weight_bytes, pool.chunk_bytes))
-        self.weights = ModelWeights(VirtualTensor(pool, "weights", span), model.weight_bytes, read)
-        self._make = partial(_engine, pool, model, memory, scheduler, clock)
+        self.weights = ModelWeights(pool, Owners.of(name).weights, model.weight_bytes, read)
+        self._make = partial(_engine, balloon, pool, name, model, memory, scheduler, clock)
+        self._engine: Engine | None = None
 
     def engine(self) -> Engine:
-        return self._make()
+        self._engine = self._make()
+        return self._engine
 
     def leave(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
         self.weights.leave()
 
 
 def _engine(
+    balloon: Balloon,
     pool: ChunkPool,
+    name: str,
     model: SimModel,
     memory: MemoryConfig,
     scheduler: SchedulerConfig,
@@ -91,5 +104,9 @@ def _engine(
         bytes_per_token=model.activation_bytes_per_token,
         bytes_per_row=model.activation_bytes_per_row,
     )
-    parts = assemble_memory(pool, model.layers, memory, scheduler)
-    return Engine(scheduler, parts, executor, clock)
+    parts = assemble_memory(pool, model.layers, memory, scheduler, balloon=balloon, name=name)
+    try:
+        return Engine(scheduler, parts, executor, clock)
+    except BudgetError:
+        parts.kv.dispose()
+        raise
