@@ -247,6 +247,11 @@ class Engine:
         """Let the latest arrival that runs give up its memory for a while; whether one did."""
         return self._scheduler.yield_memory()
 
+    def require_context(self) -> None:
+        """Raise BudgetError if the longest context does not fit the budget as it is now."""
+        price = self._executor.activation_bytes
+        require_context(self._memory, price, self.config.max_model_len)
+
     def dispose(self) -> None:
         """Give every chunk of KV and activations back to the pool; of no use afterwards."""
         self._memory.kv.dispose()

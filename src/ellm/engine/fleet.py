@@ -8,6 +8,7 @@ requests ─▶ model B ─▶ engine B ─┴─ one step at a time ─▶ news
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,12 +16,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from ellm.core.clock import Clock
-from ellm.core.errors import ConfigError, EllmError, ModelBusy, ModelNotFound
+from ellm.core.errors import BudgetError, ConfigError, EllmError, ModelBusy, ModelNotFound
 from ellm.core.output import SequenceOutput
 from ellm.core.request import Request
+from ellm.core.units import format_bytes
 from ellm.engine.errand import Errand, Helper, Then, send
-from ellm.engine.model import Model, ModelState, Tenant
-from ellm.engine.residency import Residency
+from ellm.engine.model import Model, ModelState, Tenant, nothing_to_wait_for
+from ellm.engine.residency import IdleModel, Residency
+from ellm.kv.manager import Owners
+from ellm.memory.balloon import Balloon
 from ellm.memory.pool import ChunkPool
 
 
@@ -38,12 +42,14 @@ class EngineFleet:
     def __init__(
         self,
         pool: ChunkPool,
+        balloon: Balloon,
         clock: Clock,
         helper: Helper,
         idle_release: float | None = None,
     ) -> None:
         self.pool = pool
         self.stalled = False
+        self._balloon = balloon
         self._clock = clock
         self._helper = helper
         self._refusals: list[Refusal] = []
@@ -52,7 +58,7 @@ class EngineFleet:
         self._turns: deque[Model] = deque()
         self._leaving: list[tuple[Model, Then]] = []
         self._residency = Residency(
-            pool, clock, helper, self._models, self._refuse_all, idle_release
+            pool, balloon, clock, helper, self._models, self._refuse_all, idle_release
         )
 
     @property
@@ -113,14 +119,29 @@ class EngineFleet:
         for _ in range(len(self._turns)):
             model = self._turns[0]
             self._turns.rotate(-1)
-            if not model.can_step:
-                continue
-            news += model.engine.step()
-            self.stalled = model.engine.obstacle is not None
-            if not self.stalled:
-                break
+            if model.can_step:
+                news += self._step(model)
+                self.stalled = model.stalled_since is not None
+                if not self.stalled:
+                    break
         if self._leaving:
             self._see_off()
+        return news
+
+    def _step(self, model: Model) -> list[SequenceOutput]:
+        """One step; if it has lacked memory for long, at the cost of others."""
+        news = model.engine.step()
+        if model.engine.obstacle is None:
+            model.stalled_since = None
+            return news
+        now = self._clock.now()
+        if model.stalled_since is None:
+            model.stalled_since = now
+        while model.engine.obstacle is not None:
+            if not self._residency.give_way(model, now - model.stalled_since):
+                return news
+            news += model.engine.step()
+        model.stalled_since = None
         return news
 
     def take_refusals(self) -> list[Refusal]:
@@ -134,24 +155,55 @@ class EngineFleet:
         self.pool.trim()
 
     def wake(self, name: str) -> Future[None]:
-        """Have a model woken; fails with WakeFailed.  Raises ModelNotFound or ModelBusy."""
+        """Have a model woken; fails with WakeFailed.  Raises ModelNotFound."""
         model = self.model(name)
-        return send(_nothing()) if model.is_up else self._residency.wake(model)
+        return nothing_to_wait_for() if model.is_up else self._residency.wake(model)
 
-    def load(self, name: str, settle: Callable[[], Tenant]) -> Future[None]:
+    def resize(self, budget: int) -> None:
+        """Change the budget to that many bytes.
+
+        What no longer fits is given back before this returns: idle memory, then sleeping models,
+        then running sequences, which go on later.  Raises BudgetError, and changes nothing, if
+        some model could not serve its longest context even alone, or floors do not fit.
+        """
+        before = self.pool.total
+        total = budget // self.pool.chunk_bytes
+        if total < 1:
+            raise BudgetError(f"{format_bytes(budget)} are less than one chunk: say more")
+        self.pool.resize(total)
+        try:
+            for model in self._models.values():
+                model.engine.require_context()
+        except BudgetError:
+            self.pool.resize(before)
+            raise
+        while not self._balloon.shrink() and self._residency.give_way(None, math.inf):
+            pass
+
+    def load(
+        self,
+        name: str,
+        settle: Callable[[], Tenant],
+        floor: int = 0,
+        ceiling: int | None = None,
+    ) -> Future[None]:
         """Take in a model, whose address ranges `settle` reserves; done when it is awake.
 
-        If anything fails, nothing is left of it.  Raises ConfigError for a name that is taken.
+        `floor` and `ceiling` are limits of all it holds, in chunks.  If anything fails, nothing is
+        left of it.  Raises ConfigError for a name that is taken.
         """
         if name in self._models or name in self._loading:
             raise ConfigError(
                 f"there is a model {name!r} already: serve one of them under another name"
             )
         self._loading.add(name)
-        return send(self._load(name, settle))
+        return send(self._load(name, settle, floor, ceiling))
 
-    def _load(self, name: str, settle: Callable[[], Tenant]) -> Errand:
+    def _load(
+        self, name: str, settle: Callable[[], Tenant], floor: int, ceiling: int | None
+    ) -> Errand:
         try:
+            self._open_accounts(name, floor, ceiling)
             tenant = settle()
             try:
                 yield partial(self._residency.claim, tenant.weights)
@@ -160,11 +212,27 @@ class EngineFleet:
             except BaseException:
                 tenant.leave()
                 raise
+        except BaseException:
+            self._close_accounts(name)
+            raise
         finally:
             self._loading.remove(name)
         model = Model(name, tenant, engine, self._clock.now())
         self._models[name] = model
         self._turns.append(model)
+        model.source = IdleModel(model, self._residency)
+        self._balloon.register(model.source)
+
+    def _open_accounts(self, name: str, floor: int, ceiling: int | None) -> None:
+        owners, ledger = Owners.of(name), self.pool.ledger
+        for owner in (owners.weights, owners.kv, owners.activations):
+            ledger.join(owner, name)
+        ledger.limit_group(name, floor, ceiling)
+
+    def _close_accounts(self, name: str) -> None:
+        owners = Owners.of(name)
+        for owner in (owners.weights, owners.kv, owners.activations):
+            self.pool.ledger.leave(owner)
 
     def unload(self, name: str) -> Future[None]:
         """Send a model away: it takes no more requests, and goes when those it has have ended.
@@ -177,13 +245,15 @@ class EngineFleet:
             raise ModelBusy(f"{name} is being woken: wait until it is awake")
         if model.state is not ModelState.LEAVING:
             model.changing = send(self._unload(model))
-        assert model.changing is not None, model
         return model.changing
 
     def _unload(self, model: Model) -> Errand:
         model.state = ModelState.LEAVING
         yield lambda then: self._leaving.append((model, then))
+        if model.source is not None:
+            self._balloon.unregister(model.source)
         model.tenant.leave()
+        self._close_accounts(model.name)
         del self._models[model.name]
         self._turns.remove(model)
         self.pool.trim()
@@ -211,8 +281,3 @@ class EngineFleet:
             held = self.pool.held(model.weights.owner)
             whole = model.weights.chunks if model.state is not ModelState.ASLEEP else 0
             assert held in (whole, 0), (model, held)
-
-
-def _nothing() -> Errand:
-    """Done at once."""
-    yield from ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -171,7 +170,7 @@ class EngineLoop:
         for refusal in fleet.take_refusals():
             self._refuse(refusal)
         if fleet.stalled:
-            time.sleep(STALL)  # neighbours may give memory back to the machine
+            self._inbox.wait(STALL)  # neighbours may give memory back to the machine
 
     def _end(self) -> None:
         with self._lock:

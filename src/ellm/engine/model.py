@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ellm.engine.engine import Engine
 from ellm.engine.weights import ModelWeights
+from ellm.memory.balloon import Source
 
 
 class ModelState(Enum):
@@ -26,6 +27,13 @@ class ModelState(Enum):
     ASLEEP = "asleep"
     WAKING = "waking"
     LEAVING = "leaving"
+
+
+def nothing_to_wait_for() -> Future[None]:
+    """A future that is done."""
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
 
 
 class Tenant(Protocol):
@@ -52,8 +60,10 @@ class Model:
 
     `idle_since` is when the model was first seen without requests, None while it has some.
 
+    `stalled_since` is when it first had work but no memory for any of it, None while it goes on.
     `rested` says that its idle memory is back in the pool; `awake_since` when it last awoke;
-    `wake_seconds` how long that took.  `changing` is under way while it is waking or leaving.
+    `wake_seconds` how long that took.  `changing` is done but while it wakes or leaves; `source`
+    is how the balloon knows it.
     """
 
     name: str
@@ -62,9 +72,11 @@ class Model:
     awake_since: float
     state: ModelState = ModelState.AWAKE
     idle_since: float | None = None
+    stalled_since: float | None = None
     rested: bool = False
     wake_seconds: float | None = None
-    changing: Future[None] | None = field(default=None, repr=False)
+    source: Source | None = field(default=None, repr=False)
+    changing: Future[None] = field(default_factory=nothing_to_wait_for, repr=False)
 
     @property
     def weights(self) -> ModelWeights:

@@ -1,4 +1,14 @@
-"""Whose weights are in memory: who sleeps, who wakes, and who makes room for whom."""
+"""Whose weights are in memory: who sleeps, who wakes, and who makes room for whom.
+
+A model that is wanted and asleep claims room for its weights.  Room comes from what is idle; if
+that is not enough, the others give way in steps, each after a longer wait:
+
+    at once        models without requests go to sleep, the one unused for longest first
+    YIELD_AFTER    running sequences give up their KV for a while, one at a time
+    SLICE          a model that has been awake that long goes to sleep with its requests waiting
+
+so that models that do not fit together take turns, and nobody waits for ever.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +19,24 @@ from dataclasses import dataclass
 from functools import partial
 
 from ellm.core.clock import Clock
-from ellm.core.errors import DriverError, ModelBusy, WakeFailed
+from ellm.core.errors import BudgetError, ModelBusy, WakeFailed
+from ellm.core.units import format_bytes
 from ellm.engine.errand import Errand, Helper, Then, send
 from ellm.engine.model import Model, ModelState
 from ellm.engine.weights import ModelWeights
+from ellm.memory.balloon import Balloon, Cost
 from ellm.memory.pool import ChunkPool
 
 # How long an engine without work keeps its warm memory before giving it back, in seconds.
 REST_AFTER = 0.5
 # How often to look for room that was not there, in seconds.
 RETRY = 0.05
+# How long a model is spared by those that only want more KV after its last request, in seconds.
+SPARED = 5.0
+# How long the first in line waits before running sequences must yield to it, in seconds.
+YIELD_AFTER = 0.5
+# How long a model may keep its weights while another waits for their room, in seconds.
+SLICE = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -30,18 +48,42 @@ class Claim:
     then: Then
 
 
+class IdleModel:
+    """All that a model without requests holds, as the balloon asks for it."""
+
+    name = "model"
+    cost = Cost.MODEL
+
+    def __init__(self, model: Model, residency: Residency) -> None:
+        self._model = model
+        self._residency = residency
+        self.group = model.name
+
+    @property
+    def used(self) -> float:
+        return self._model.idle_since or 0.0
+
+    def idle(self) -> int:
+        return self._residency.spare_of(self._model, SPARED)
+
+    def release(self, count: int) -> int:
+        return self._residency.lay_to_sleep(self._model) if self.idle() else 0
+
+
 class Residency:
     """Lays models to sleep and wakes them, on the step thread."""
 
     def __init__(
         self,
         pool: ChunkPool,
+        balloon: Balloon,
         clock: Clock,
         helper: Helper,
         models: Mapping[str, Model],
         refuse: Callable[[Model, WakeFailed], None],
         idle_release: float | None,
     ) -> None:
+        self._balloon = balloon
         self._pool = pool
         self._clock = clock
         self._helper = helper
@@ -88,6 +130,17 @@ class Residency:
                 due.append(model.idle_since + self._idle_release)
         return max(0.0, min(due) - now) if due else None
 
+    def spare_of(self, model: Model, after: float = 0.0) -> int:
+        """Chunks that others gain if the model sleeps: 0 while it has requests, is not awake, or
+        has been idle for less than `after` seconds.
+        """
+        since = model.idle_since
+        if model.state is not ModelState.AWAKE or not model.engine.is_idle:
+            return 0
+        if after and (since is None or self._clock.now() - since < after):
+            return 0
+        return self._pool.ledger.group_spare(model.name)
+
     def lay_to_sleep(self, model: Model) -> int:
         """Give back all memory of an idle model; how many chunks became free.
 
@@ -102,11 +155,20 @@ class Residency:
             raise ModelBusy(
                 f"{model.name} has {count} requests: wait until they have ended, or abort them"
             )
+        return self._put_away(model)
+
+    def _put_away(self, model: Model) -> int:
         free = self._pool.free
-        model.engine.rest()
+        model.engine.release_idle()
         model.weights.drop()
         model.state = ModelState.ASLEEP
         return self._pool.free - free
+
+    def _suspend(self, model: Model) -> None:
+        """Put a model away whose requests go on waiting for it."""
+        while model.engine.yield_memory():
+            pass
+        self._put_away(model)
 
     def wake(self, model: Model) -> Future[None]:
         """Have the model woken; done when it is awake.
@@ -116,9 +178,7 @@ class Residency:
         if model.state is ModelState.ASLEEP:
             model.state = ModelState.WAKING
             model.changing = send(self._wake(model))
-        if model.state is not ModelState.WAKING:
-            raise ModelBusy(f"{model.name} is {model.state.value} already")
-        assert model.changing is not None, model
+        assert model.state is ModelState.WAKING or model.changing.done(), model
         return model.changing
 
     def _wake(self, model: Model) -> Errand:
@@ -137,34 +197,59 @@ class Residency:
         model.wake_seconds = model.awake_since - started
 
     def claim(self, weights: ModelWeights, then: Then) -> None:
-        """Have memory put behind `weights` as soon as there is room; `then` is told."""
+        """Have memory put behind `weights` as soon as there is room; `then` is told.
+
+        It is told a BudgetError at once if there never can be, or if the machine refuses.
+        """
+        reach = self._pool.ledger.reach(weights.owner)
+        if weights.chunks > reach:
+            size, room = (format_bytes(n * self._pool.chunk_bytes) for n in (weights.chunks, reach))
+            reason = f"its weights take {size}, and {room} are left beside what others are promised"
+            then(None, BudgetError(f"{reason}: raise --memory, or lower the floors"))
+            return
         self._claims.append(Claim(weights, self._clock.now(), then))
         if len(self._claims) == 1:
             self._serve_claims(self._clock.now())
 
     def _serve_claims(self, now: float) -> None:
         """In the order in which they came: a large model is not passed over for ever."""
-        while self._claims and self._make_room(self._claims[0], now):
+        while self._claims and self._has_room(self._claims[0], now):
             claim = self._claims.popleft()
             try:
                 claim.weights.take()
-            except DriverError as refusal:
+            except BudgetError as refusal:
                 claim.then(None, refusal)
             else:
                 claim.then(None, None)
 
-    def _make_room(self, claim: Claim, now: float) -> bool:
-        def lacks() -> bool:
-            return self._pool.available(claim.weights.owner) < claim.weights.chunks
+    def _has_room(self, claim: Claim, now: float) -> bool:
+        wants = {claim.weights.owner: claim.weights.chunks}
+        while not self._balloon.make_room(lambda: wants, claim.weights.group):
+            if not self.give_way(None, now - claim.since):
+                return False
+        return True
 
-        for model in self._by_idleness():
-            if not lacks():
+    def give_way(self, besides: Model | None, waited: float) -> bool:
+        """Have others give up something for one who has `waited` so many seconds; whether they did.
+
+        Nobody gives what is promised to him.
+        """
+        others = [
+            model
+            for model in self._models.values()
+            if model is not besides and model.is_up and self._pool.ledger.group_spare(model.name)
+        ]
+        idle = [model for model in others if self.spare_of(model)]
+        if idle:
+            self.lay_to_sleep(min(idle, key=lambda model: model.idle_since or 0.0))
+            return True
+        others.sort(key=lambda model: -self._pool.ledger.group_spare(model.name))
+        if waited >= YIELD_AFTER and any(model.engine.yield_memory() for model in others):
+            return True
+        now = self._clock.now()
+        for model in others:
+            served = now - model.awake_since
+            if waited >= SLICE and served >= SLICE and model.state is ModelState.AWAKE:
+                self._suspend(model)
                 return True
-            self.lay_to_sleep(model)
-        return not lacks()
-
-    def _by_idleness(self) -> list[Model]:
-        """Models that could sleep, the one unused for longest first."""
-        awake = [m for m in self._models.values() if m.state is ModelState.AWAKE]
-        idle = [(m.idle_since or 0.0, m) for m in awake if m.engine.is_idle]
-        return [model for _, model in sorted(idle, key=lambda pair: pair[0])]
+        return False

@@ -6,20 +6,24 @@ from collections.abc import Callable
 
 from ellm.core.errors import BudgetError, DriverError
 from ellm.core.units import ceil_div, format_bytes
+from ellm.kv.manager import Owners
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 
 
 class ModelWeights:
-    """`size` bytes of `owner` in a range of their own, which `read` fills from the checkpoint.
+    """`size` bytes of an engine in a range of their own, which `read` fills from the checkpoint.
 
     `read(address)` touches no books and may run on any thread; everything else belongs to the
     step thread.
     """
 
-    def __init__(self, pool: ChunkPool, owner: str, size: int, read: Callable[[int], None]) -> None:
+    def __init__(
+        self, pool: ChunkPool, owners: Owners, size: int, read: Callable[[int], None]
+    ) -> None:
         span = pool.driver.reserve(ceil_div(size, pool.chunk_bytes))
-        self._tensor = VirtualTensor(pool, owner, span)
+        self._tensor = VirtualTensor(pool, owners.weights, span)
+        self.group = owners.engine
         self._size = size
         self._read = read
 

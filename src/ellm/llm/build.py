@@ -93,9 +93,7 @@ class Resident:
         self._progress = progress
         self._views: Weights | None = None
         self._engine: Engine | None = None
-        self.weights = ModelWeights(
-            house.pool, Owners.of(name).weights, blueprint.weight_bytes, self._read
-        )
+        self.weights = ModelWeights(house.pool, Owners.of(name), blueprint.weight_bytes, self._read)
 
     def _read(self, address: int) -> None:
         """Fill the range from the checkpoint.  Views of it are made once: it never moves."""

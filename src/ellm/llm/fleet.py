@@ -72,7 +72,9 @@ class AsyncFleet:
         self._house = House.open(self._args, blueprints)
         inbox = Inbox()
         self._helper = HelperThread(inbox)
-        self._fleet = EngineFleet(self._house.pool, MonotonicClock(), self._helper, idle_release)
+        self._fleet = EngineFleet(
+            self._house.pool, self._house.balloon, MonotonicClock(), self._helper, idle_release
+        )
         self._streams = Streams(self._fleet, inbox)
         self._members: dict[str, _Member] = {}
         self._streams.loop.start()

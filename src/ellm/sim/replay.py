@@ -74,7 +74,7 @@ class SimTenant:
         clock: VirtualClock,
         read: Callable[[int], None] = lambda address: None,
     ) -> None:
-        self.weights = ModelWeights(pool, Owners.of(name).weights, model.weight_bytes, read)
+        self.weights = ModelWeights(pool, Owners.of(name), model.weight_bytes, read)
         self._make = partial(_engine, balloon, pool, name, model, memory, scheduler, clock)
         self._engine: Engine | None = None
 
