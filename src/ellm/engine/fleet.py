@@ -8,7 +8,6 @@ requests ─▶ model B ─▶ engine B ─┴─ one step at a time ─▶ news
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -68,9 +67,9 @@ class EngineFleet:
 
     @property
     def states(self) -> dict[str, ModelState]:
-        """Every model's, those on their way in included."""
+        """Every model's, those on their way in included; from any thread."""
         states = dict.fromkeys(self._loading, ModelState.LOADING)
-        return states | {name: model.state for name, model in self._models.items()}
+        return states | {name: model.state for name, model in list(self._models.items())}
 
     def model(self, name: str) -> Model:
         """Raises ModelNotFound."""
@@ -177,8 +176,7 @@ class EngineFleet:
         except BudgetError:
             self.pool.resize(before)
             raise
-        while not self._balloon.shrink() and self._residency.give_way(None, math.inf):
-            pass
+        self._residency.fit()
 
     def load(
         self,

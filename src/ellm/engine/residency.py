@@ -12,6 +12,7 @@ so that models that do not fit together take turns, and nobody waits for ever.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -104,8 +105,18 @@ class Residency:
                 model.idle_since = now
             elif model.state is ModelState.AWAKE:
                 self._tend_idle(model, now - model.idle_since)
+        if self._pool.free < 0:
+            self.fit()
         if self._claims:
             self._serve_claims(now)
+
+    def fit(self) -> None:
+        """Have as much given back as it takes for the pool to hold no more than its total.
+
+        What is being woken right now cannot be, and is looked after when it is awake.
+        """
+        while not self._balloon.shrink() and self.give_way(None, math.inf):
+            pass
 
     def _tend_idle(self, model: Model, idle: float) -> None:
         if self._idle_release is not None and idle >= self._idle_release:
@@ -122,8 +133,10 @@ class Residency:
         now = self._clock.now()
         due = []
         for model in self._models.values():
-            if model.idle_since is None or model.state is not ModelState.AWAKE:
+            if model.state is not ModelState.AWAKE or not model.engine.is_idle:
                 continue
+            if model.idle_since is None:
+                return 0.0
             if not model.rested:
                 due.append(model.idle_since + REST_AFTER)
             if self._idle_release is not None:
@@ -232,7 +245,7 @@ class Residency:
     def give_way(self, besides: Model | None, waited: float) -> bool:
         """Have others give up something for one who has `waited` so many seconds; whether they did.
 
-        Nobody gives what is promised to him.
+        Nobody gives what is promised to him.  After infinite seconds nobody is spared.
         """
         others = [
             model
@@ -246,10 +259,10 @@ class Residency:
         others.sort(key=lambda model: -self._pool.ledger.group_spare(model.name))
         if waited >= YIELD_AFTER and any(model.engine.yield_memory() for model in others):
             return True
-        now = self._clock.now()
-        for model in others:
-            served = now - model.awake_since
-            if waited >= SLICE and served >= SLICE and model.state is ModelState.AWAKE:
-                self._suspend(model)
-                return True
+        if waited >= SLICE:
+            since = self._clock.now() - (0.0 if math.isinf(waited) else SLICE)
+            for model in others:
+                if model.state is ModelState.AWAKE and model.awake_since <= since:
+                    self._suspend(model)
+                    return True
         return False

@@ -42,12 +42,16 @@ class ModelWeights:
         Raises BudgetError, and takes nothing, when there is not enough.
         """
         pool = self._tensor.pool
+        pool.refusal = None
         try:
             if self._tensor.grow(self._size):
                 return
-            reason = f"{format_bytes(pool.available(self.owner) * pool.chunk_bytes)} can be had"
         except DriverError as refusal:
-            reason = f"the machine refuses: {refusal}"
+            pool.refusal = refusal
+        room = format_bytes(pool.available(self.owner) * pool.chunk_bytes)
+        reason = f"{room} can be had"
+        if pool.refusal is not None:
+            reason = f"the machine refuses: {pool.refusal}"
         raise BudgetError(
             f"the weights take {format_bytes(self._size)}, and of the budget of "
             f"{format_bytes(pool.total * pool.chunk_bytes)} {reason}: raise --memory, or choose a "

@@ -19,7 +19,7 @@ class AsyncLLM(Configured, ServedModel):
 
     def _open(self, args: EngineArgs, progress: Progress | None) -> None:
         self._fleet = AsyncFleet([args], progress=progress)
-        ServedModel.__init__(self, *self._fleet.parts(args.name))
+        ServedModel.__init__(self, *self._fleet.backend(args.name).parts)
 
     def close(self) -> None:
         """End the step thread and release all memory; twice is harmless.

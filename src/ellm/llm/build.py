@@ -73,6 +73,15 @@ class House:
         """Address ranges for a model that the ledger knows by `name`; no chunk is taken yet."""
         return Resident(self, blueprint, name, progress)
 
+    def require(self, budget: int) -> None:
+        """Raise BudgetError if the machine could not give the pool `budget` bytes in all."""
+        free = _machine_free(self.device) + self.pool.driver.physical_bytes()
+        if budget > free:
+            raise BudgetError(
+                f"{format_bytes(budget)} are more than the {format_bytes(free)} that this process "
+                "has or could have: say less, or free some"
+            )
+
     def close(self) -> None:
         """Release all memory at once.  No model is of use afterwards."""
         self.pool.driver.close()
@@ -194,10 +203,7 @@ def _of_model(memory: MemoryConfig, args: EngineArgs) -> MemoryConfig:
 
 
 def _budget(args: EngineArgs) -> int:
-    if args.device == "cpu":
-        free = available_bytes()
-    else:
-        free, _ = torch.cuda.mem_get_info(args.device)
+    free = _machine_free(args.device)
     assert not isinstance(args.memory, str)
     if args.memory is None:
         return default_budget(free)
@@ -207,6 +213,14 @@ def _budget(args: EngineArgs) -> int:
             f"machine has free: say less, or leave the flag out to take what is free"
         )
     return args.memory
+
+
+def _machine_free(device: str) -> int:
+    """Bytes that the machine, or the device, would give us now."""
+    if device == "cpu":
+        return available_bytes()
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
 
 
 def prepare_device(device: str, threads: int | None) -> None:

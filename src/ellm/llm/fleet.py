@@ -6,46 +6,44 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from ellm.core.clock import MonotonicClock
+from ellm.core.config import MemoryMode
 from ellm.core.errors import ConfigError
-from ellm.engine.engine import Engine
+from ellm.core.units import ceil_div, parse_bytes
 from ellm.engine.errand import HelperThread
 from ellm.engine.fleet import EngineFleet
 from ellm.engine.inbox import Inbox
 from ellm.engine.model import ModelState
+from ellm.kv.manager import Owners
 from ellm.llm.args import PROCESS_OPTIONS, EngineArgs
 from ellm.llm.blueprint import Blueprint
 from ellm.llm.build import House, Progress, prepare_device
 from ellm.llm.frontend import Frontend
-from ellm.llm.served_model import ServedModel
+from ellm.llm.served_model import ServedModel, read_beside
 from ellm.llm.streams import Streams
 from ellm.obs.snapshot import MemorySnapshot
+
+Sizes = Mapping[str, str | int]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """`created` is when it was loaded, in Unix seconds; `held` its bytes by kind: weights, kv,
-    activations; `wake_seconds` how long it last took to wake, None if it never slept.
+    activations; `wake_seconds` how long it last took to wake, None if it never did.
+
+    Of a model that is still loading only the name is known; its context is given as 0.
     """
 
     name: str
     state: ModelState
-    max_model_len: int
-    created: float
-    held: Mapping[str, int]
-    wake_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """What this side of the step thread keeps of a model."""
-
-    engine: Engine
-    frontend: Frontend
-    created: float
+    max_model_len: int = 0
+    created: float = 0.0
+    held: Mapping[str, int] | None = None
+    wake_seconds: float | None = None
 
 
 class AsyncFleet:
@@ -55,6 +53,12 @@ class AsyncFleet:
         async for output in fleet.backend("ellm-draft").generate("Hello", SamplingParams(), "id"):
             ...
 
+    `memory` replaces the models' own, in bytes or as 4GiB.  A model without requests for
+    `idle_release` seconds gives all its memory back, and is woken by its next request; None leaves
+    it there until another model wants the room.  `floors` are bytes that others may never take
+    from a model, weights included; above its ceiling a model never takes any.  With static memory
+    every model has an equal share for good instead.
+
     Models must agree on the options of the process (args.PROCESS_OPTIONS).  Raises ModelError,
     ConfigError or BudgetError, saying what to do.
     """
@@ -63,20 +67,29 @@ class AsyncFleet:
         self,
         models: Sequence[EngineArgs],
         *,
+        memory: str | int | None = None,
         idle_release: float | None = None,
+        floors: Sizes | None = None,
+        ceilings: Sizes | None = None,
         progress: Progress | None = None,
     ) -> None:
+        models = models if memory is None else [replace(args, memory=memory) for args in models]
         self._args = _common(models)
+        self._floors, self._ceilings = _limits(models, floors), _limits(models, ceilings)
         prepare_device(self._args.device, self._args.threads)
         blueprints = [Blueprint.draw(args) for args in models]
         self._house = House.open(self._args, blueprints)
+        if self._house.memory.mode is MemoryMode.STATIC:
+            share = self._house.pool.total // len(models) * self._house.pool.chunk_bytes
+            self._floors = self._ceilings = {args.name: share for args in models}
         inbox = Inbox()
         self._helper = HelperThread(inbox)
         self._fleet = EngineFleet(
             self._house.pool, self._house.balloon, MonotonicClock(), self._helper, idle_release
         )
         self._streams = Streams(self._fleet, inbox)
-        self._members: dict[str, _Member] = {}
+        self._served: dict[str, ServedModel] = {}
+        self._created: dict[str, float] = {}
         self._streams.loop.start()
         try:
             for blueprint in blueprints:
@@ -86,40 +99,76 @@ class AsyncFleet:
             self.close()
             raise
 
-    def _load(self, blueprint: Blueprint, progress: Progress | None) -> Future[None]:
-        settle = partial(self._house.settle, blueprint, blueprint.args.name, progress)
-        return self._streams.loop.order(lambda: self._fleet.load(blueprint.args.name, settle))
+    def _load(self, blueprint: Blueprint, progress: Progress | None = None) -> Future[None]:
+        name, chunk = blueprint.args.name, self._house.pool.chunk_bytes
+        floor = ceil_div(self._floors.get(name, 0), chunk)
+        ceiling = self._ceilings[name] // chunk if name in self._ceilings else None
+        settle = partial(self._house.settle, blueprint, name, progress)
+        return self._streams.loop.order(lambda: self._fleet.load(name, settle, floor, ceiling))
 
     def _admit(self, blueprint: Blueprint) -> None:
-        engine = self._fleet.model(blueprint.args.name).engine
+        name = blueprint.args.name
+        engine = self._fleet.model(name).engine
         frontend = Frontend.of(blueprint, engine)
-        self._members[blueprint.args.name] = _Member(engine, frontend, time.time())
+        self._served[name] = ServedModel(name, engine, frontend, self._streams)
+        self._created[name] = time.time()
+
+    @property
+    def models(self) -> list[ModelInfo]:
+        """Every model, in the order in which they were loaded."""
+        return [self._info(name, state) for name, state in self._fleet.states.items()]
+
+    def _info(self, name: str, state: ModelState) -> ModelInfo:
+        served = self._served.get(name)
+        if served is None:
+            return ModelInfo(name, ModelState.LOADING)
+        pool, owners = self._house.pool, Owners.of(name)
+        return ModelInfo(
+            name=name,
+            state=state,
+            max_model_len=served.max_model_len,
+            created=self._created[name],
+            held={
+                "weights": pool.held(owners.weights) * pool.chunk_bytes,
+                "kv": pool.held(owners.kv) * pool.chunk_bytes,
+                "activations": pool.held(owners.activations) * pool.chunk_bytes,
+            },
+            wake_seconds=self._fleet.model(name).wake_seconds,
+        )
 
     def backend(self, name: str) -> ServedModel:
         """The model as a server sees it.  Raises ModelNotFound."""
-        return ServedModel(*self.parts(name))
-
-    def parts(self, name: str) -> tuple[str, Engine, Frontend, Streams]:
         self._fleet.model(name)
-        member = self._members[name]
-        return name, member.engine, member.frontend, self._streams
+        return self._served[name]
 
-    async def load(self, model: str, **options: object) -> None:
-        """Take in another model while the others serve; return when it is awake.
+    async def load(
+        self,
+        model: str,
+        *,
+        floor: str | int | None = None,
+        ceiling: str | int | None = None,
+        **options: Any,
+    ) -> str:
+        """Take in another model while the others serve; its name, when it is awake.
 
         `options` are those of `EngineArgs` that belong to a model.  If anything fails, no memory
         is kept.  Raises ModelError, ConfigError or BudgetError.
         """
-        blueprint = await asyncio.to_thread(self._draw, model, options)
-        await asyncio.wrap_future(self._load(blueprint, None))
+        if self._house.memory.mode is MemoryMode.STATIC:
+            raise ConfigError("static memory is divided at the start: name all models there")
+        for option in PROCESS_OPTIONS:
+            if option in options:
+                raise ConfigError(f"{option} is shared by all models, and set at the start")
+            options[option] = getattr(self._args, option)
+        args = EngineArgs(model=model, **options)
+        blueprint = await asyncio.to_thread(Blueprint.draw, args)
+        for limits, size in ((self._floors, floor), (self._ceilings, ceiling)):
+            limits.pop(args.name, None)
+            if size is not None:
+                limits[args.name] = parse_bytes(size)
+        await asyncio.wrap_future(self._load(blueprint))
         self._admit(blueprint)
-
-    def _draw(self, model: str, options: Mapping[str, object]) -> Blueprint:
-        for name in options:
-            if name in PROCESS_OPTIONS:
-                raise ConfigError(f"{name} is shared by all models, and set when they are started")
-        shared = {name: getattr(self._args, name) for name in PROCESS_OPTIONS}
-        return Blueprint.draw(EngineArgs(model=model, **shared, **options))  # type: ignore[arg-type]
+        return args.name
 
     async def unload(self, name: str) -> None:
         """Take no more requests for a model; return when those it had have ended, and it is gone.
@@ -127,18 +176,31 @@ class AsyncFleet:
         Raises ModelNotFound, or ModelBusy while it is being woken.
         """
         await asyncio.wrap_future(self._streams.loop.order(lambda: self._fleet.unload(name)))
-        del self._members[name]
+        self._served.pop(name, None)
 
     async def sleep(self, name: str) -> None:
         """Give back all memory of a model without requests.  Raises ModelNotFound, ModelBusy."""
         await asyncio.wrap_future(self._streams.loop.call(lambda: self._fleet.sleep(name)))
 
     async def wake(self, name: str) -> None:
-        """Return when the model is awake.  Raises ModelNotFound, ModelBusy or WakeFailed."""
+        """Return when the model is awake.  Raises ModelNotFound or WakeFailed."""
         await asyncio.wrap_future(self._streams.loop.order(lambda: self._fleet.wake(name)))
 
+    async def set_memory(self, memory: str | int) -> None:
+        """Change the budget, to that many bytes; what no longer fits has been given back on return.
+
+        Raises BudgetError, and changes nothing, for less than some model needs for its longest
+        context, less than what floors promise, or more than the machine has.
+        """
+        if self._house.memory.mode is MemoryMode.STATIC:
+            raise ConfigError("static memory is divided at the start: restart to change it")
+        budget = parse_bytes(memory)
+        self._house.require(budget)
+        await asyncio.wrap_future(self._streams.loop.call(lambda: self._fleet.resize(budget)))
+
     def memory(self) -> MemorySnapshot:
-        return self._house.pool.snapshot()
+        """Chunks of the pool by owner: `name/weights`, `name/kv`, `name/activations`."""
+        return read_beside(self._house.pool.snapshot)
 
     def close(self) -> None:
         """End the step thread and release all memory; twice is harmless.
@@ -164,4 +226,17 @@ def _common(models: Sequence[EngineArgs]) -> EngineArgs:
                     f"{name} is shared by all models: {other.model} has {theirs}, and "
                     f"{first.model} has {ours}"
                 )
+    names = [args.name for args in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two models are called {name}: give one another --served-model-name")
     return first
+
+
+def _limits(models: Sequence[EngineArgs], sizes: Sizes | None) -> dict[str, int]:
+    """Bytes by model."""
+    names = [args.name for args in models]
+    for name in sizes or ():
+        if name not in names:
+            raise ConfigError(f"a limit for {name!r}, which is none of {', '.join(names)}")
+    return {name: parse_bytes(size) for name, size in (sizes or {}).items()}

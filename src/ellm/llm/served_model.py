@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import TypeVar
 
 from ellm.core.errors import EngineDead, QueueFull
 from ellm.core.sampling import SamplingParams
@@ -18,7 +19,9 @@ from ellm.llm.tokenizer import Tokenizer
 from ellm.obs.snapshot import EngineSnapshot
 from ellm.obs.stats import EngineStats
 
-_SNAPSHOT_TRIES = 100
+_TRIES = 100
+
+Answer = TypeVar("Answer")
 
 
 class ServedModel:
@@ -34,6 +37,11 @@ class ServedModel:
         self.model_name = name
         self.max_model_len = engine.config.max_model_len
         self.is_draining = False
+
+    @property
+    def parts(self) -> tuple[str, Engine, Frontend, Streams]:
+        """What this was made of."""
+        return self.model_name, self._engine, self._frontend, self._streams
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -81,12 +89,7 @@ class ServedModel:
 
     def snapshot(self) -> EngineSnapshot:
         """The engine's state now, or near it: the step thread does not stop for this."""
-        for _ in range(_SNAPSHOT_TRIES):
-            try:
-                return self._engine.snapshot()
-            except RuntimeError:  # a table changed while it was read
-                time.sleep(0)
-        raise AssertionError("no snapshot between two changes")
+        return read_beside(self._engine.snapshot)
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Take no new requests; whether the running ones ended within `timeout` seconds."""
@@ -97,3 +100,13 @@ class ServedModel:
                 return False
             await asyncio.sleep(0.02)
         return True
+
+
+def read_beside(read: Callable[[], Answer]) -> Answer:
+    """What `read` finds in the tables of the step thread, which goes on changing them."""
+    for _ in range(_TRIES):
+        try:
+            return read()
+        except RuntimeError:  # a table changed while it was read
+            time.sleep(0)
+    raise AssertionError("no moment between two changes")
