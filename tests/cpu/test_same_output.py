@@ -105,6 +105,31 @@ def test_the_same_words_after_preemptions(layout: KvLayout, truth: Answers) -> N
     built.engine.close()
 
 
+@pytest.mark.parametrize("layout", list(KvLayout))
+def test_the_same_words_after_parking_below(
+    layout: KvLayout, truth: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = replace(BASE, kv_layout=layout, chunk_bytes=4 * KIB, enable_prefix_caching=True)
+    below = replace(args, kv_offloading_size=64 * MIB, kv_offloading_dir=str(tmp_path))
+    built = build(below)
+    monkeypatch.setattr(built.engine._scheduler, "_fetching_pays", lambda tokens, seconds: True)
+    rng = random.Random(5)
+
+    def squeeze() -> None:
+        if rng.random() < 0.3:
+            pool = built.engine._memory.pool
+            pool.resize(pool.held("weights") + rng.randrange(2500, 9000))
+
+    assert answers(built.engine, squeeze) == truth
+    assert built.engine.stats.elastic.swapped > 20
+    tiers = built.engine._memory.tiers
+    assert tiers is not None
+    assert tiers.stats.loads > 10
+    built.engine.release_idle()
+    assert tiers.used == 0
+    built.engine.close()
+
+
 def shared_memory() -> int:
     """Bytes of shared memory resident in this process, as the kernel counts them."""
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -23,9 +23,8 @@ from ellm.engine.fleet import EngineFleet, Refusal
 from ellm.engine.inbox import Inbox
 from ellm.engine.loop import EngineLoop
 from ellm.engine.model import ModelState
-from ellm.memory.balloon import Balloon
 from ellm.sim.clock import VirtualClock
-from ellm.sim.replay import SimModel, SimTenant, simulated_pool
+from ellm.sim.replay import SimHouse, SimModel, SimTenant
 
 WAIT = 10.0
 M = "model"
@@ -69,12 +68,12 @@ class World:
     def __init__(self, listener: Listener, queued: int | None = None) -> None:
         memory = MemoryConfig(budget=2048 * KIB, chunk_bytes=4 * KIB)
         limits = SchedulerConfig(max_num_seqs=4, max_model_len=256, max_num_queued_reqs=queued)
-        inbox, pool, clock = Inbox(), simulated_pool(memory), VirtualClock()
-        balloon = Balloon(pool)
+        inbox, clock = Inbox(), VirtualClock()
+        house = SimHouse.of(memory, clock)
         self.helper = HelperThread(inbox)
-        self.fleet = EngineFleet(pool, balloon, clock, self.helper)
+        self.fleet = EngineFleet(house.pool, house.balloon, clock, self.helper)
         self.loop = EngineLoop(self.fleet, inbox, listener.deliver, listener.refuse, listener.died)
-        self.settle = lambda: SimTenant(pool, balloon, M, SimModel(), memory, limits, clock)
+        self.settle = lambda: SimTenant(house, M, SimModel(), limits)
         self.loop.start()
         self.loop.order(lambda: self.fleet.load(M, self.settle)).result(WAIT)
 

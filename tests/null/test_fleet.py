@@ -28,12 +28,9 @@ from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.fleet import EngineFleet
 from ellm.engine.model import ModelState
-from ellm.memory.balloon import Balloon
-from ellm.memory.drivers.null import NullDriver
-from ellm.memory.pool import ChunkPool
 from ellm.sim.clock import VirtualClock
 from ellm.sim.helper import SimHelper
-from ellm.sim.replay import SimModel, SimTenant, simulated_pool
+from ellm.sim.replay import SimHouse, SimModel, SimTenant
 
 CHUNK = 4 * KIB
 CONTEXT = 64
@@ -47,7 +44,7 @@ class World:
 
     budget: int
     idle_release: float | None = None
-    machine: int | None = None
+    machine: int = 1000
     clock: VirtualClock = field(default_factory=VirtualClock)
     helper: SimHelper = field(default_factory=SimHelper)
     asked: dict[str, tuple[int, Request]] = field(default_factory=dict)
@@ -57,12 +54,10 @@ class World:
 
     def __post_init__(self) -> None:
         self.memory = MemoryConfig(budget=self.budget * CHUNK, chunk_bytes=CHUNK)
-        self.pool = simulated_pool(self.memory)
-        if self.machine is not None:
-            self.pool = ChunkPool(NullDriver(self.machine * CHUNK, CHUNK), self.budget * CHUNK)
-        self.balloon = Balloon(self.pool)
+        self.house = SimHouse.of(self.memory, self.clock, machine=self.machine * CHUNK)
+        self.pool = self.house.pool
         self.fleet = EngineFleet(
-            self.pool, self.balloon, self.clock, self.helper, self.idle_release
+            self.pool, self.house.balloon, self.clock, self.helper, self.idle_release
         )
 
     def load(self, name: str, chunks: int, **limits: int) -> None:
@@ -78,9 +73,7 @@ class World:
         scheduler = SchedulerConfig(max_num_seqs=4, max_model_len=context)
 
         def settle() -> SimTenant:
-            return SimTenant(
-                self.pool, self.balloon, name, model, self.memory, scheduler, self.clock
-            )
+            return SimTenant(self.house, name, model, scheduler)
 
         return self.fleet.load(name, settle, **limits)
 

@@ -89,19 +89,22 @@ def test_a_part_comes_back_and_a_part_is_rewritten(scene: Scene) -> None:
     data = bytearray(random.Random(1).randbytes(3 * PIECE + 100))
     block = put(scene, bytes(data), room=5 * PIECE)
     assert fetch(scene, block, 200, PIECE - 100) == data[PIECE - 100 : PIECE + 100]
+    other = put(scene, b"other" * 1000)
     for offset, size in ((PIECE - 3, 7), (0, 1), (2 * PIECE, PIECE), (100, 3 * PIECE)):
         fresh = random.Random(offset).randbytes(size)
         data[offset : offset + size] = fresh
         update = scene.tiers.update(block, offset, scene.write(0, fresh))
         scene.tiers.wait(update)
         assert update.state is TransferState.DONE
+        # Leave nothing of it in a staging buffer.
+        scene.tiers.wait(scene.tiers.update(other, 0, scene.write(0, b"rehto" * 1000)))
         assert fetch(scene, block, len(data)) == data
     while len(data) < 5 * PIECE:
         row = random.Random(len(data)).randbytes(min(700, 5 * PIECE - len(data)))
         scene.tiers.wait(scene.tiers.update(block, len(data), scene.write(0, row)))
         data += row
     assert fetch(scene, block, len(data)) == data
-    assert scene.tiers.stats.updates == 4 + 12
+    assert scene.tiers.stats.updates == 8 + 12
 
 
 def test_transfers_of_a_block_keep_their_order(scene: Scene) -> None:
@@ -129,7 +132,7 @@ def test_no_room_is_none_and_room_comes_back(scene: Scene) -> None:
     blocks = []
     while (block := tiers.put(scene.write(0, b"x" * (2 * PIECE - 1)))) is not None:
         blocks.append(block)
-        tiers.wait(block)
+        scene.settle()
     assert len(blocks) * 2 * PIECE == tiers.used == tiers.capacity
     assert tiers.stats.refusals == 1
     tiers.drop(blocks.pop(1))
@@ -214,6 +217,20 @@ def test_a_torn_or_corrupt_block_is_not_handed_out(
     assert caplog.text.count("reading from disk failed") == 1
 
 
+def test_an_append_that_failed_can_be_repeated(flat: Scene) -> None:
+    block = put(flat, b"1" * 10, room=3 * PIECE)
+    flat.disk.arm("write")
+    first = flat.tiers.update(block, 10, flat.write(0, b"2" * 2 * PIECE))
+    behind = flat.tiers.update(block, block.filled, flat.write(2 * PIECE, b"3"))
+    flat.tiers.wait(block)
+    assert first.state is behind.state is TransferState.FAILED
+    assert block.state is BlockState.READY
+    assert block.filled == 10
+    flat.tiers.wait(flat.tiers.update(block, 10, flat.write(0, b"2" * 2 * PIECE)))
+    assert fetch(flat, block, 10 + PIECE) == b"1" * 10 + b"2" * PIECE
+    assert flat.tiers.stats.store_failures == 2
+
+
 def test_a_full_disk_is_said_once_and_blocks_find_no_room(
     build: Callable[[str], Scene], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,8 +242,13 @@ def test_a_full_disk_is_said_once_and_blocks_find_no_room(
     assert caplog.text.count("disk takes no more") == len(caplog.records) == 1
     assert scene.tiers.stats.refusals == 3
     scene.disk.room = None
-    put(scene, b"2" * 3 * PIECE)
+    second = put(scene, b"2" * 3 * PIECE)
     assert fetch(scene, first, PIECE) == b"1" * PIECE
+    # What the file has already need not be left on the disk.
+    scene.disk.room = 64 << 20
+    scene.tiers.drop(second)
+    assert scene.tiers.put(scene.write(0, b"3" * 4 * PIECE)) is None
+    put(scene, b"3" * 3 * PIECE)
 
 
 def test_trim_gives_the_disk_back(build: Callable[[str], Scene]) -> None:

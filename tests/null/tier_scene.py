@@ -6,8 +6,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fake_cuda import FakeCuda
+
 from ellm.memory.disk import Disk
 from ellm.memory.driver import Driver
+from ellm.memory.drivers.cuda import CudaDriver
+from ellm.memory.drivers.cuda_access import CudaAccess
 from ellm.memory.drivers.host import HostDriver
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.extents import Access, DriverAccess, Extent, HostAccess
@@ -111,20 +115,29 @@ class Scene:
             self.driver.copy_in(address, data[:count])
             data = data[count:]
 
+    def settle(self) -> None:
+        """Let everything come to rest, spills too."""
+        while blocks := [b for lv in self.tiers._levels for b in lv.tenants if b.transfers]:
+            self.tiers.wait(blocks[0])
+
     def close(self) -> None:
         self.tiers.close()
         self.driver.close()
 
 
+def make_memory(kind: str) -> tuple[Driver, Access]:
+    size = RAM_CHUNKS * CHUNK
+    if kind == "null":
+        null = NullDriver(size, CHUNK)
+        return null, DriverAccess(null)
+    if kind == "host":
+        return HostDriver(size, CHUNK), HostAccess()
+    cuda = FakeCuda(size, CHUNK)
+    return CudaDriver(bindings=cuda), CudaAccess(bindings=cuda)
+
+
 def make_scene(directory: str, driver: str, copier: str, top: bool) -> Scene:
-    memory: Driver
-    access: Access
-    if driver == "null":
-        memory = NullDriver(RAM_CHUNKS * CHUNK, CHUNK)
-        access = DriverAccess(memory)
-    else:
-        memory = HostDriver(RAM_CHUNKS * CHUNK, CHUNK)
-        access = HostAccess()
+    memory, access = make_memory(driver)
     span = memory.reserve(RAM_CHUNKS)
     memory.map(span, 0, memory.create(RAM_CHUNKS))
     clock, disk = VirtualClock(), FaultyDisk()
@@ -147,6 +160,8 @@ def make_scene(directory: str, driver: str, copier: str, top: bool) -> Scene:
 SCENES: dict[str, Callable[[str], Scene]] = {
     "null, timed": lambda where: make_scene(where, "null", "timed", False),
     "null, timed, two levels": lambda where: make_scene(where, "null", "timed", True),
+    "cuda, timed, two levels": lambda where: make_scene(where, "cuda", "timed", True),
+    "cuda, threads, two levels": lambda where: make_scene(where, "cuda", "threads", True),
     "host, threads": lambda where: make_scene(where, "host", "threads", False),
     "host, threads, two levels": lambda where: make_scene(where, "host", "threads", True),
 }

@@ -9,9 +9,14 @@ from ellm.core.request import Request
 
 
 class SequenceStatus(Enum):
-    """Where a sequence is.  A preempted one waits again, at the front."""
+    """Where a sequence is.  A preempted one waits again, at its old place.
+
+    Whether its KV was lost or is parked below is the KV manager's to know; RETURNING is one whose
+    KV is on its way up.
+    """
 
     WAITING = "waiting"
+    RETURNING = "returning"
     RUNNING = "running"
     FINISHED = "finished"
 

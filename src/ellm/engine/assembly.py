@@ -10,12 +10,15 @@ from ellm.core.config import ElasticPart, KvLayout, MemoryConfig, MemoryMode, Sc
 from ellm.core.layers import LayerSpec
 from ellm.kv.contiguous import ContiguousStore
 from ellm.kv.geometry import choose_geometry
-from ellm.kv.manager import KvManager, Owners
+from ellm.kv.manager import KvManager
 from ellm.kv.paged import PagedStore
 from ellm.kv.prefix import PrefixIndex
+from ellm.kv.room import Owners, Room
 from ellm.memory.balloon import Balloon
 from ellm.memory.pool import ChunkPool
+from ellm.memory.tiers import Tiers
 from ellm.memory.virtual import VirtualTensor
+from ellm.obs.snapshot import TierSnapshot
 
 # Sequences that have ended keep their address slots while their prefixes are kept.
 KEPT_PREFIXES_PER_SEQUENCE = 16
@@ -31,6 +34,18 @@ class EngineMemory:
     owners: Owners
     kv: KvManager[Any]
     workspace: VirtualTensor
+    tiers: Tiers | None = None
+
+    @property
+    def bytes_below(self) -> int:
+        """Bytes there may be in the tier below."""
+        return 0 if self.tiers is None else self.tiers.capacity
+
+    @property
+    def tier(self) -> TierSnapshot | None:
+        if self.tiers is None:
+            return None
+        return TierSnapshot(self.tiers.capacity, self.tiers.used, self.tiers.stats)
 
     @property
     def holdings(self) -> Mapping[str, int]:
@@ -46,11 +61,12 @@ def assemble_memory(
     scheduler: SchedulerConfig,
     *,
     balloon: Balloon | None = None,
+    tiers: Tiers | None = None,
     name: str = "",
 ) -> EngineMemory:
     """Address ranges for KV and activations over `pool`; no chunk is taken yet.
 
-    Engines that share a pool share its `balloon` too, and have different names.
+    Engines that share a pool share its `balloon` and its `tiers` too, and have different names.
     """
     balloon = balloon or Balloon(pool)
     owners = Owners.of(name)
@@ -67,5 +83,6 @@ def assemble_memory(
         slots = scheduler.max_num_seqs * (1 + KEPT_PREFIXES_PER_SEQUENCE * memory.prefix_caching)
         context = scheduler.max_model_len
         store = ContiguousStore(pool, geometry, context, slots, owners.kv, warm)
-    kv: KvManager[Any] = KvManager(pool, balloon, owners, store, workspace, prefixes, fixed)
-    return EngineMemory(memory, pool, balloon, owners, kv, workspace)
+    room = Room(pool, balloon, owners, workspace, fixed)
+    kv: KvManager[Any] = KvManager(room, store, prefixes, tiers)
+    return EngineMemory(memory, pool, balloon, owners, kv, workspace, tiers)

@@ -18,6 +18,7 @@ from ellm.core.clock import Clock
 from ellm.core.config import ElasticPart, MemoryMode, SchedulerConfig
 from ellm.core.errors import ContextOverflow, DriverError, QueueFull
 from ellm.core.executor import Executor
+from ellm.core.objectives import Objectives
 from ellm.core.output import SequenceOutput
 from ellm.core.plan import SequenceStep, StepPlan
 from ellm.core.request import Request
@@ -28,9 +29,11 @@ from ellm.engine.finish import finish_reason
 from ellm.engine.fit import fix_shares, require_context
 from ellm.engine.housekeeper import Housekeeper
 from ellm.engine.recorder import Recorder
+from ellm.obs.goodput import Goodput
 from ellm.obs.snapshot import EngineSnapshot
 from ellm.obs.stats import EngineStats
-from ellm.scheduling.fcfs import FcfsPolicy
+from ellm.scheduling.choose import choose_policy
+from ellm.scheduling.cost import StepCost
 from ellm.scheduling.scheduler import Scheduler
 
 SEED_BITS = 63
@@ -50,6 +53,7 @@ class Engine:
         executor: Executor,
         clock: Clock,
         seed: int = 0,
+        cost: StepCost | None = None,
     ) -> None:
         if memory.config.mode is MemoryMode.STATIC:
             fix_shares(memory, executor.activation_bytes, config)
@@ -58,13 +62,22 @@ class Engine:
             config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
-        self.stats = EngineStats(elastic=memory.kv.stats)
+        wished = Objectives(ttft=config.ttft_slo, tpot=config.tpot_slo)
+        self.goodput = Goodput(wished, clock.now())
+        self.stats = EngineStats(elastic=memory.kv.room.stats)
         self._memory = memory
         self._executor = executor
         self._keeper = Housekeeper(memory)
-        self._policy = FcfsPolicy()
-        price = executor.activation_bytes
-        self._scheduler = Scheduler(config, memory.kv, price, self._policy)
+        self._cost = cost or StepCost()
+        self._policy = choose_policy(config, self._cost, memory.bytes_below)
+        self._scheduler = Scheduler(
+            config,
+            memory.kv,
+            executor.activation_bytes,
+            self._policy,
+            self._cost,
+            parks=memory.config.uses(ElasticPart.PARK),
+        )
         self._recorder = Recorder(self.stats, clock)
         self._random = random.Random(seed)
         self._ids = count()
@@ -161,14 +174,20 @@ class Engine:
         self._recorder.planned(self._planned(plan))
         news += self._commit(plan, self._executor.execute(plan))
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
-        self._policy.stepped(plan.load, self.clock.now() - started)
+        seconds = self.clock.now() - started
+        self._cost.observe(plan.load, seconds)
+        self._policy.stepped(plan.load, seconds)
         return news
 
     def _plan(self) -> StepPlan | None:
+        """The next step; None if nothing can run, though it may when copies have ended."""
         while self._memory.pool.free < 0:  # the budget was lowered
             if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
                 break
-        return self._scheduler.schedule(self.clock.now())
+        plan = self._scheduler.schedule(self.clock.now())
+        while plan is None and self._scheduler.has_work and self._memory.kv.wait():
+            plan = self._scheduler.schedule(self.clock.now())
+        return plan
 
     def _inflate(self, plan: StepPlan) -> bool:
         """Give the step its workspace; False only if the machine has less than the budget says."""
@@ -199,7 +218,8 @@ class Engine:
         scores = answer.scores[known:]
         sequence.prompt_scored += len(scores)
         sequence.computed = step.length
-        self._memory.kv.publish(sequence.seq_id, sequence.tokens, sequence.computed)
+        salt = (sequence.request.cache_salt or "").encode()
+        self._memory.kv.publish(sequence.seq_id, sequence.tokens, sequence.computed, salt)
         if answer.token is None:
             return _news(sequence, answer, scores) if scores else None
         sequence.tokens.append(answer.token)
@@ -214,7 +234,9 @@ class Engine:
         """Take a sequence out and free its memory."""
         sequence.finish_reason = reason
         self._scheduler.remove(sequence, keep_prefix=reason is not FinishReason.ABORT)
+        self._policy.finished(sequence)
         self._recorder.finished(sequence)
+        self.goodput.finished(sequence, self.clock.now())
         del self._sequences[sequence.seq_id]
         siblings = self._requests[sequence.request.request_id]
         siblings.remove(sequence)
@@ -268,15 +290,19 @@ class Engine:
         return EngineSnapshot(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
+            parked=kv.parked,
+            tier=self._memory.tier,
             kv_usage=kv.usage,
             kv_waste=kv.waste,
             memory=self._memory.pool.snapshot(),
             owners=self._memory.holdings,
-            idle=kv.idle,
+            idle=kv.room.idle,
         )
 
     def close(self) -> None:
         """Release all memory at once.  The engine is of no use afterwards."""
+        if self._memory.tiers is not None:
+            self._memory.tiers.close()
         self._memory.pool.driver.close()
 
 

@@ -22,7 +22,7 @@ from ellm.core.units import format_bytes
 from ellm.engine.errand import Errand, Helper, Then, send
 from ellm.engine.model import Model, ModelState, Tenant, nothing_to_wait_for
 from ellm.engine.residency import IdleModel, Residency
-from ellm.kv.manager import Owners
+from ellm.kv.room import Owners
 from ellm.memory.balloon import Balloon
 from ellm.memory.pool import ChunkPool
 

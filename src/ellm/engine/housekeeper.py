@@ -3,6 +3,7 @@
     unmap        slots whose chunks were given back during the last step
     map ahead    the rows that decoding sequences will need within the next few tokens
     keep free    a little of the pool, so that the next arrival maps nothing away first
+    copy down    prefixes that will have to make way, so that this costs nothing when it comes
 
 Mapping ahead hides the driver behind steps that do not need it (eLLM, arXiv 2506.15155:
 speculative pre-mapping); it takes free chunks only, and is the first thing to be given back.
@@ -25,6 +26,8 @@ AHEAD_TOKENS = 32
 MOST_AHEAD = 48 * MIB
 # Warm ranges go while less than this share of the pool is free (vAttention, arXiv 2405.04437).
 LOW_WATER = 0.1
+# Kept prefixes are copied to the tier below while less than this share is free.
+HIGH_WATER = 0.3
 
 
 class Housekeeper:
@@ -40,9 +43,11 @@ class Housekeeper:
         if self._memory.pool.unmaps is not None:
             self._memory.pool.unmaps.flush(wait=False)
         self._memory.kv.relax(LOW_WATER)
+        if self._memory.pool.free < HIGH_WATER * self._memory.pool.total:
+            self._memory.kv.copy_down()
         if self._premaps:
             self._map_ahead(running)
-        self._memory.kv.stats.tidy_driver.observe(self._driver_seconds - before)
+        self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)
 
     def settle(self) -> None:
         """Unmap all that waits, now."""
@@ -54,7 +59,7 @@ class Housekeeper:
         """Time what the driver does while a step waits for it."""
         before = self._driver_seconds
         yield
-        self._memory.kv.stats.critical_driver.observe(self._driver_seconds - before)
+        self._memory.kv.room.stats.critical_driver.observe(self._driver_seconds - before)
 
     def _map_ahead(self, running: Iterable[Sequence]) -> None:
         kv, pool = self._memory.kv, self._memory.pool

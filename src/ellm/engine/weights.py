@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ellm.core.errors import BudgetError, DriverError
 from ellm.core.units import ceil_div, format_bytes
-from ellm.kv.manager import Owners
+from ellm.kv.room import Owners
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 

@@ -82,6 +82,10 @@ class ContiguousStore:
         return self._arena
 
     @property
+    def token_bytes(self) -> int:
+        return self._geometry.token_bytes
+
+    @property
     def warm(self) -> int:
         return sum(self._chunks(room) for room in self._shelf.rooms)
 
@@ -223,6 +227,14 @@ class ContiguousStore:
     def extents(self, holding: ContiguousHolding, tokens: int) -> list[Extent]:
         assert tokens <= holding.tokens, (tokens, holding.tokens)
         return [(tensor.address, tokens * self._row_bytes) for tensor in holding.ranges]
+
+    def pieces(
+        self, holding: ContiguousHolding, tokens: int, of: int
+    ) -> list[tuple[int, list[Extent]]]:
+        extents = self.extents(holding, tokens)
+        if tokens == of:
+            return [(0, extents)]
+        return [(group * of * self._row_bytes, [each]) for group, each in enumerate(extents)]
 
     def gathers(self, tokens: int) -> bool:
         return False

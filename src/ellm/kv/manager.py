@@ -5,96 +5,70 @@ A step needs KV rows for its new tokens *and* a workspace for its activations, f
 step whose plan is complete never runs short (eLLM's atomic acquisition, arXiv 2506.15155).  When
 chunks are short the balloon asks whoever has some to spare; this engine's sources are
 
-    workspace ▸ rows mapped ahead ▸ warm ranges ▸ prefixes kept for later
+    workspace ▸ rows mapped ahead ▸ warm ranges ▸ rows on their way below ▸ prefixes kept for later
+
+A sequence that must yield its memory can be parked in the tier below, and fetched from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Generic
 
 from ellm.core.layers import KvArena, KvTable
-from ellm.core.units import ceil_div
 from ellm.kv.kept import KeptPrefixes
+from ellm.kv.parking import ParkingLot, Whereabouts
 from ellm.kv.prefix import PrefixIndex
-from ellm.kv.sources import CalledSource, WorkspaceSource
+from ellm.kv.room import Room
 from ellm.kv.store import Holding, KvStore
-from ellm.memory.balloon import Balloon, Cost, Source
-from ellm.memory.pool import ChunkPool
-from ellm.memory.virtual import VirtualTensor
-from ellm.obs.stats import ElasticStats
-
-
-@dataclass(frozen=True, slots=True)
-class Owners:
-    """Under which names one engine's chunks are in the ledger, all in the group `engine`."""
-
-    engine: str
-    weights: str
-    kv: str
-    activations: str
-
-    @classmethod
-    def of(cls, engine: str) -> Owners:
-        prefix = f"{engine}/" if engine else ""
-        return cls(engine, f"{prefix}weights", f"{prefix}kv", f"{prefix}activations")
+from ellm.memory.balloon import Cost
+from ellm.memory.tiers import Tiers
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout.  `None` means not now.
-
-    `fixed` is for memory in fixed shares: nobody is asked for anything but kept prefixes.
-    """
+    """The KV of every sequence by its id, over one layout.  `None` means not now."""
 
     def __init__(
         self,
-        pool: ChunkPool,
-        balloon: Balloon,
-        owners: Owners,
+        room: Room,
         store: KvStore[Holding],
-        workspace: VirtualTensor,
         prefixes: PrefixIndex | None = None,
-        fixed: bool = False,
+        tiers: Tiers | None = None,
     ) -> None:
-        self.stats = ElasticStats()
-        self._pool = pool
-        self._balloon = balloon
-        self._owners = owners
+        self.room = room
         self._store = store
-        self._workspace = workspace
         self._index = prefixes
+        self._tiers = tiers
         self._held: dict[int, Holding] = {}
-        self._kept = None if prefixes is None else KeptPrefixes(store, prefixes)
+        self._kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
+        self._lot = None if tiers is None else ParkingLot(store, tiers)
         self._granting: Holding | None = None
-        self._idle_workspace = WorkspaceSource(workspace, owners.engine)
-        self._sources = self._make_sources(fixed)
-        for source in self._sources:
-            balloon.register(source)
+        self._offer()
 
-    def _make_sources(self, fixed: bool) -> list[WorkspaceSource | CalledSource]:
-        group, store = self._owners.engine, self._store
-        made: list[WorkspaceSource | CalledSource] = []
-        if not fixed:
-            made = [
-                self._idle_workspace,
-                CalledSource("premap", group, Cost.PREMAPPED, self._spare, self._trim_spare),
-                CalledSource("warm", group, Cost.WARM, lambda: store.warm, store.reclaim),
-            ]
+    def _offer(self) -> None:
+        room, store = self.room, self._store
+        if not room.fixed:
+            room.offer("premap", Cost.PREMAPPED, self._spare, self._trim_spare)
+            room.offer("warm", Cost.WARM, lambda: store.warm, store.reclaim)
+        if (lot := self._lot) is not None:
+            room.offer("leaving", Cost.LEAVING, lambda: lot.leaving, lot.release)
         if (kept := self._kept) is not None:
-            made.append(
-                CalledSource("prefix", group, Cost.PREFIX, lambda: kept.chunks, kept.release)
-            )
-        return made
+            room.offer("prefix", Cost.PREFIX, lambda: kept.chunks, kept.release)
 
     @property
     def arena(self) -> KvArena:
         return self._store.arena
 
+    @property
+    def token_bytes(self) -> int:
+        """KV bytes of one token over all layers."""
+        return self._store.token_bytes
+
     def begin(self, now: float) -> None:
         """A step is about to be planned at `now`, in seconds."""
-        for source in self._sources:
-            source.used = now
+        self.room.touch(now)
+        if self._lot is not None:
+            self._lot.settle()
 
     def gathers(self, tokens: int) -> bool:
         """Whether KV of that many tokens may lie in more than one run of rows."""
@@ -136,32 +110,9 @@ class KvManager(Generic[Holding]):
 
     def _grant(self, holding: Holding, tokens: int, activation_bytes: int, most: Cost) -> bool:
         self._granting = holding
-        fits = self._make_room(lambda: self._store.missing(holding, tokens), activation_bytes, most)
+        fits = self.room.make(lambda: self._store.missing(holding, tokens), activation_bytes, most)
         self._granting = None
         return fits and self._store.extend(holding, tokens)
-
-    def _make_room(
-        self, missing: Callable[[], int], activation_bytes: int, most: Cost = Cost.MODEL
-    ) -> bool:
-        """Whether `missing` chunks of KV and a workspace can be had, now or after asking."""
-        self._idle_workspace.keep = activation_bytes
-        want = ceil_div(activation_bytes, self._pool.chunk_bytes)
-
-        def wants() -> Mapping[str, int]:
-            more = max(0, want - self._workspace.mapped)
-            return {self._owners.kv: missing(), self._owners.activations: more}
-
-        # A budget that was lowered must not stop a step that takes nothing.
-        if not any(wants().values()):
-            return True
-        return self._balloon.make_room(wants, self._owners.engine, most, self._moved)
-
-    def _moved(self, source: Source, wants: Mapping[str, int], count: int) -> None:
-        self.stats.moved_chunks[source.name] += count
-        if source.cost is Cost.WORKSPACE and wants[self._owners.kv]:
-            self.stats.inflations += 1
-        elif source.cost is not Cost.WORKSPACE and wants[self._owners.activations]:
-            self.stats.deflations += 1
 
     def share(self, parent_id: int, child_id: int, tokens: int, activation_bytes: int) -> bool:
         """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`.
@@ -170,12 +121,13 @@ class KvManager(Generic[Holding]):
         """
         parent = self._held.get(parent_id)
         if parent is None and self._kept is not None:
-            parent = self._kept.get(parent_id)
+            kept = self._kept.get(parent_id)
+            parent = None if kept is None else kept.holding
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
         source = parent
         # Prefixes are left alone: the parent may be one.
-        if not self._make_room(
+        if not self.room.make(
             lambda: self._store.missing_for_fork(source, tokens), activation_bytes, Cost.WARM
         ):
             return False
@@ -186,21 +138,138 @@ class KvManager(Generic[Holding]):
         return True
 
     def adopt(
-        self, seq_id: int, tokens: Sequence[int], activation_bytes: int, salt: bytes = b""
+        self,
+        seq_id: int,
+        tokens: Sequence[int],
+        activation_bytes: int,
+        salt: bytes = b"",
+        worth: Callable[[int, float], bool] | None = None,
     ) -> int:
         """Give `seq_id`, which holds nothing, the longest known beginning of `tokens`.
 
         Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short, and
-        never all of them, because at least one must be computed to know what follows.
+        never all of them, because at least one must be computed to know what follows.  A longer
+        beginning that is below is fetched if `worth(tokens more, seconds)` says so: then the
+        sequence is `where` RETURNING.
         """
         if self._index is None or self._kept is None:
             return 0
-        match = self._index.match(seq_id, tokens[:-1], salt)
-        if match is None:
+        known = tokens[:-1]
+        near = self._index.match(seq_id, known, salt, self._at_hand)
+        far = self._index.match(seq_id, known, salt) if self._lot is not None else None
+        if far is not None and worth is not None:
+            more = far[1] - (near[1] if near is not None else 0)
+            if more > 0 and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
+                return far[1]
+        if near is None:
             return 0
-        holder, count = match
+        holder, count = near
         self._kept.touch(holder)
         return count if self.share(holder, seq_id, count, activation_bytes) else 0
+
+    def _at_hand(self, seq_id: int) -> bool:
+        """Whether the rows that `seq_id` has published are in memory, and stay there for now."""
+        assert self._kept is not None
+        return seq_id in self._held or (
+            self._kept.get(seq_id) is not None and self._kept.in_memory(seq_id)
+        )
+
+    def _fetch_prefix(
+        self,
+        seq_id: int,
+        holder: int,
+        count: int,
+        activation_bytes: int,
+        more: int,
+        worth: Callable[[int, float], bool],
+    ) -> bool:
+        """Begin to bring a kept prefix up from below; whether that has begun."""
+        assert self._kept is not None
+        kept = self._kept.get(holder)
+        if kept is None or kept.block is None or not kept.is_copied or self._lot is None:
+            return False
+        assert self._tiers is not None
+        size = kept.block.size * count // kept.copied
+        if not worth(more, self._tiers.load_seconds(kept.block, size)):
+            return False
+        holding = self._store.open(count)
+        if holding is None:
+            return False
+        if not self._grant(holding, count, activation_bytes, Cost.WARM):
+            self._store.close(holding)
+            return False
+        self._kept.touch(holder)
+        self._lot.fetch_from(seq_id, holding, kept.block, count, kept.copied)
+        return True
+
+    def where(self, seq_id: int) -> Whereabouts | None:
+        """Where the KV of a sequence is that was parked or is being fetched; else None."""
+        return None if self._lot is None else self._lot.where(seq_id)
+
+    def park_seconds(self, tokens: int) -> float | None:
+        """How long parking and fetching `tokens` tokens would take; None for no tier."""
+        if self._tiers is None:
+            return None
+        size = tokens * self._store.token_bytes
+        return self._tiers.store_seconds(size) + size / self._tiers.read_bandwidth
+
+    def park(self, seq_id: int, tokens: int) -> bool:
+        """Send the first `tokens` tokens of `seq_id` below; False, and no change, if not now.
+
+        Its rows stay taken until they are safe; those beyond `tokens` are given up.
+        """
+        if self._lot is None:
+            return False
+        holding = self._held[seq_id]
+        while not self._lot.park(seq_id, holding, tokens):
+            if self._kept is None or not self._kept.shed():
+                return False
+        del self._held[seq_id]
+        if self._index is not None:
+            self._index.shorten(seq_id, 0)
+        return True
+
+    def fetch(self, seq_id: int, activation_bytes: int, gentle: bool) -> bool:
+        """Bring a parked sequence back; False, and no change, without room for its rows.
+
+        On True its KV is at hand, or `where` says RETURNING.
+        """
+        assert self._lot is not None
+        if self._lot.where(seq_id) is Whereabouts.LEAVING:
+            self._held[seq_id] = self._lot.take_back(seq_id)
+            return True
+        tokens = self._lot.tokens(seq_id)
+        holding = self._open(tokens)
+        if holding is None:
+            return False
+        most = Cost.WARM if gentle else Cost.MODEL
+        if not self._grant(holding, tokens, activation_bytes, most):
+            self._store.close(holding)
+            return False
+        self._lot.fetch(seq_id, holding)
+        return True
+
+    def collect(self, seq_id: int) -> int | None:
+        """Tokens of a RETURNING sequence that are there now; 0 if they are lost, None not yet."""
+        assert self._lot is not None
+        tokens = self._lot.tokens(seq_id)
+        holding = self._lot.collect(seq_id)
+        if holding is not None:
+            self._held[seq_id] = holding
+            return tokens
+        if self._lot.where(seq_id) is Whereabouts.LOST:
+            self._lot.forget(seq_id)
+            return 0
+        return None
+
+    def wait(self) -> bool:
+        """Return when something has moved below or back; False if nothing was moving."""
+        return self._lot is not None and self._lot.wait()
+
+    def copy_down(self) -> None:
+        """Begin to copy a kept prefix below, so that its rows can be given up later."""
+        if self._kept is not None:
+            self._kept.copy_down()
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
@@ -226,19 +295,21 @@ class KvManager(Generic[Holding]):
             return
         if self._index is not None:
             self._index.forget(seq_id)
+        if self._lot is not None:
+            self._lot.forget(seq_id)
         if holding is not None:
             self._store.close(holding)
 
     def relax(self, watermark: float) -> None:
         """Give warm ranges back while less than that share (0 to 1) of the pool is free."""
-        short = int(watermark * self._pool.total) - self._pool.free
+        short = int(watermark * self.room.pool.total) - self.room.pool.free
         if short > 0 and self._store.warm:
             self._store.reclaim(short)
 
     def rest(self) -> None:
         """Nothing runs: give back what only saves time, prefixes excepted."""
-        self._trim_spare(self._pool.total)
-        self._store.reclaim(self._pool.total)
+        self._trim_spare(self.room.pool.total)
+        self._store.reclaim(self.room.pool.total)
 
     def forget_prefixes(self) -> int:
         """Give kept prefixes back; how many there were."""
@@ -246,12 +317,11 @@ class KvManager(Generic[Holding]):
 
     def dispose(self) -> None:
         """Give everything back, for good."""
-        for seq_id in list(self._held):
+        for seq_id in [*self._held, *(self._lot or ())]:
             self.free(seq_id)
         self.forget_prefixes()
-        self._store.reclaim(self._pool.total)
-        for source in self._sources:
-            self._balloon.unregister(source)
+        self._store.reclaim(self.room.pool.total)
+        self.room.withdraw()
 
     def _spare(self) -> int:
         """Chunks mapped ahead of the sequences."""
@@ -272,44 +342,45 @@ class KvManager(Generic[Holding]):
         return freed
 
     @property
-    def idle(self) -> Mapping[str, int]:
-        """Chunks that could be given back, by source."""
-        return {source.name: source.idle() for source in self._sources}
+    def parked(self) -> int:
+        """Sequences whose KV is below, or on its way."""
+        return 0 if self._lot is None else self._lot.sequences
+
+    @property
+    def parked_bytes(self) -> int:
+        return 0 if self._lot is None else self._lot.below
+
+    @property
+    def bytes_below(self) -> int:
+        """Bytes that sequences and prefixes have in the tier."""
+        return self.parked_bytes + (0 if self._kept is None else self._kept.below)
 
     @property
     def usage(self) -> float:
         """Share (0 to 1) that sequences hold of the chunks KV could have now."""
-        held = self._pool.held(self._owners.kv)
-        reach = held + self._pool.available(self._owners.kv)
+        held = self.room.pool.held(self.room.owners.kv)
+        reach = held + self.room.pool.available(self.room.owners.kv)
         return (held - self._store.warm) / max(1, reach)
 
     @property
     def waste(self) -> float:
         """Share (0 to 1) of mapped KV bytes, warm ones left out, that hold no token's row."""
-        mapped = self._pool.held(self._owners.kv) - self._store.warm
-        return self._store.wasted_bytes() / (mapped * self._pool.chunk_bytes) if mapped else 0.0
+        mapped = self.room.pool.held(self.room.owners.kv) - self._store.warm
+        return self._store.wasted_bytes() / (mapped * self.room.pool.chunk_bytes) if mapped else 0.0
 
     def fits_alone(self, tokens: int, activation_bytes: int) -> bool:
         """Whether one sequence of `tokens` tokens can run when it has the pool to itself."""
-        ledger, owners = self._pool.ledger, self._owners
-        rows = self._store.chunks_alone(tokens)
-        room = ceil_div(activation_bytes, self._pool.chunk_bytes)
-        weights = ledger.held(owners.weights)
-        return (
-            rows <= ledger.reach(owners.kv) - weights
-            and room <= ledger.reach(owners.activations) - weights
-            and rows + room <= ledger.group_reach(owners.engine) - weights
-        )
+        return self.room.fits(self._store.chunks_alone(tokens), activation_bytes)
 
     def could_hold(self, tokens: int) -> bool:
         """Whether `tokens` tokens of a new sequence would fit what is free or idle now."""
-        want = self._store.chunks_alone(tokens)
-        room = self._pool.available(self._owners.kv)
-        return want <= room or want <= room + self._balloon.idle()
+        return self.room.could_have(self._store.chunks_alone(tokens))
 
     def check(self) -> None:
         """Assert that the books balance."""
         self._store.check()
-        self._pool.check()
+        self.room.pool.check()
+        if self._lot is not None:
+            self._lot.check()
         if self._index is not None:
             self._index.check()

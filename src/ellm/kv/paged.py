@@ -60,6 +60,10 @@ class PagedStore:
         return self._arena
 
     @property
+    def token_bytes(self) -> int:
+        return self._geometry.token_bytes
+
+    @property
     def warm(self) -> int:
         return self._pages.warm_chunks
 
@@ -154,6 +158,10 @@ class PagedStore:
                 for group in range(self._geometry.groups)
             ]
         return out
+
+    def pieces(self, holding: PagedHolding, tokens: int, of: int) -> list[tuple[int, list[Extent]]]:
+        assert tokens == of or tokens % self._block == 0, (tokens, of, self._block)
+        return [(0, self.extents(holding, tokens))]
 
     def gathers(self, tokens: int) -> bool:
         return tokens > self._block

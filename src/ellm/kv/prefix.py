@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 
 class PrefixIndex:
@@ -37,18 +37,24 @@ class PrefixIndex:
             self._held[seq_id] = blocks
 
     def match(
-        self, seq_id: int, tokens: Sequence[int], salt: bytes = b""
+        self,
+        seq_id: int,
+        tokens: Sequence[int],
+        salt: bytes = b"",
+        among: Callable[[int], bool] | None = None,
     ) -> tuple[int, int] | None:
         """A sequence and how many leading tokens of `tokens` it holds; None for no whole block.
 
-        `tokens` are the beginning of the text of `seq_id`, whose hashes are remembered.
+        `tokens` are the beginning of the text of `seq_id`, whose hashes are remembered.  Only
+        sequences that `among` says yes to are looked at; the latest to publish comes first.
         """
         best = None
         for number in range(1, len(tokens) // self.block_size + 1):
-            holders = self._holders.get(self._chain(seq_id, tokens, number, salt)[number - 1])
-            if not holders:
+            holders = self._holders.get(self._chain(seq_id, tokens, number, salt)[number - 1], {})
+            found = next((one for one in reversed(holders) if among is None or among(one)), None)
+            if found is None:
                 break
-            best = (next(reversed(holders)), number * self.block_size)
+            best = (found, number * self.block_size)
         return best
 
     def held(self, seq_id: int) -> int:

@@ -26,6 +26,11 @@ class KvStore(Protocol, Generic[Holding]):
     def arena(self) -> KvArena: ...
 
     @property
+    def token_bytes(self) -> int:
+        """KV bytes of one token over all layers."""
+        ...
+
+    @property
     def warm(self) -> int:
         """Chunks mapped for no holding."""
         ...
@@ -77,6 +82,13 @@ class KvStore(Protocol, Generic[Holding]):
 
     def extents(self, holding: Holding, tokens: int) -> list[Extent]:
         """Where the first `tokens` tokens' bytes are, in an order that depends on nothing else."""
+        ...
+
+    def pieces(self, holding: Holding, tokens: int, of: int) -> list[tuple[int, list[Extent]]]:
+        """Where the first `tokens` tokens lie in bytes copied from `of` tokens' extents.
+
+        Offsets in those bytes, and the extents of `holding` that belong there, in that order.
+        """
         ...
 
     def gathers(self, tokens: int) -> bool:

@@ -23,9 +23,10 @@ from ellm.engine.engine import Engine
 from ellm.engine.fit import longest_context
 from ellm.engine.weights import ModelWeights
 from ellm.kernels.reference import ReferenceOps
-from ellm.kv.manager import Owners
+from ellm.kv.room import Owners
 from ellm.llm.args import EngineArgs
 from ellm.llm.blueprint import Blueprint
+from ellm.llm.tier import open_tier
 from ellm.memory.balloon import Balloon
 from ellm.memory.budget import available_bytes, choose_chunk_bytes, default_budget, machine_bytes
 from ellm.memory.driver import Driver
@@ -33,6 +34,7 @@ from ellm.memory.drivers.cuda import CudaDriver
 from ellm.memory.drivers.host import HostDriver
 from ellm.memory.metered import MeteredDriver
 from ellm.memory.pool import ChunkPool
+from ellm.memory.tiers import Tiers
 from ellm.memory.unmapping import DeferredUnmaps
 from ellm.models.weights import Weights
 from ellm.runtime.loader import load
@@ -51,6 +53,7 @@ class House:
 
     pool: ChunkPool
     balloon: Balloon
+    tiers: Tiers | None
     device: str
     memory: MemoryConfig
 
@@ -65,7 +68,8 @@ class House:
         driver = MeteredDriver(_driver(args.device, memory), MonotonicClock())
         unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
         pool = ChunkPool(driver, memory.budget, unmaps)
-        return cls(pool, Balloon(pool), args.device, memory)
+        tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir)
+        return cls(pool, Balloon(pool), tiers, args.device, memory)
 
     def settle(
         self, blueprint: Blueprint, name: str = "", progress: Progress | None = None
@@ -84,6 +88,8 @@ class House:
 
     def close(self) -> None:
         """Release all memory at once.  No model is of use afterwards."""
+        if self.tiers is not None:
+            self.tiers.close()
         self.pool.driver.close()
 
 
@@ -120,6 +126,7 @@ class Resident:
             _of_model(house.memory, plan.args),
             plan.limits,
             balloon=house.balloon,
+            tiers=house.tiers,
             name=self._name,
         )
         workspace = Workspace(parts.workspace.address, parts.workspace.capacity, house.device)

@@ -18,7 +18,7 @@ from ellm.engine.errand import HelperThread
 from ellm.engine.fleet import EngineFleet
 from ellm.engine.inbox import Inbox
 from ellm.engine.model import ModelState
-from ellm.kv.manager import Owners
+from ellm.kv.room import Owners
 from ellm.llm.args import PROCESS_OPTIONS, EngineArgs
 from ellm.llm.blueprint import Blueprint
 from ellm.llm.build import House, Progress, prepare_device

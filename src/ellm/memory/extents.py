@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Protocol
 
+from ellm.core.errors import DriverError
+from ellm.core.units import format_bytes
 from ellm.memory.driver import Driver
 
 Extent = tuple[int, int]
@@ -44,6 +46,10 @@ class Access(Protocol):
 
     def free(self, buffer: HostBuffer) -> None: ...
 
+    def close(self) -> None:
+        """Free what is left."""
+        ...
+
 
 class PlainMemory:
     """Anonymous pages of this process, given back as soon as they are freed."""
@@ -52,7 +58,12 @@ class PlainMemory:
         self._maps: dict[int, mmap.mmap] = {}
 
     def allocate(self, size: int) -> HostBuffer:
-        pages = mmap.mmap(-1, size)
+        try:
+            pages = mmap.mmap(-1, size)
+        except OSError as error:
+            raise DriverError(
+                f"the machine refused {format_bytes(size)} of host memory: {error}"
+            ) from error
         # The array is gone before `free`, which could not unmap what something still exports.
         address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
         self._maps[address] = pages
@@ -60,6 +71,11 @@ class PlainMemory:
 
     def free(self, buffer: HostBuffer) -> None:
         self._maps.pop(buffer.address).close()
+
+    def close(self) -> None:
+        for pages in self._maps.values():
+            pages.close()
+        self._maps.clear()
 
 
 class HostAccess(PlainMemory):

@@ -6,6 +6,7 @@ business (memory/level.py); a store moves bytes, backs pieces with real room and
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Place:
     pieces: array[int]
     piece_bytes: int
     filled: int = 0
+
+    def require(self, count: int) -> None:
+        """Raise OSError unless the first `count` bytes are written."""
+        if count > self.filled:
+            raise OSError(errno.EBADMSG, f"only {self.filled} bytes of {count} were written")
 
     def windows(self, start: int, stop: int, join: Callable[[int, int], bool]) -> Iterator[Window]:
         """Bytes [start, stop), cut where pieces are not adjacent or `join(first, next)` is no."""
@@ -85,7 +91,7 @@ class Store(Protocol):
         ...
 
     def write(self, place: Place, offset: int, source: Region) -> Iterator[int]:
-        """Copy `source` over the bytes from `offset`, which is not beyond `place.filled`."""
+        """Copy `source` over the bytes from `offset`, which must not be beyond `place.filled`."""
         ...
 
     def read(self, place: Place, offset: int, target: Region) -> Iterator[int]:

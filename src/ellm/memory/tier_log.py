@@ -71,4 +71,4 @@ class TierLog:
     def _warn(self, what: str, reason: str) -> None:
         if what not in self._warned:
             self._warned.add(what)
-            _log.warning("%s (%s): what is not kept there is computed again", what, reason)
+            _log.warning("%s (%s); this is said once, and counted each time", what, reason)

@@ -106,7 +106,7 @@ class Tiers:
         """Begin to copy the extents over the block's bytes from `offset`, at most its `filled`.
 
         The extents are kept as for `put`, until the transfer has ended.  If it fails, the bytes
-        it meant are undefined and the rest of the block is as before.
+        it meant are undefined, `filled` may go back, and the rest of the block is as before.
         """
         source = Region(self._access, extents)
         assert block.state in (BlockState.WRITING, BlockState.READY), block
@@ -190,6 +190,7 @@ class Tiers:
         self._copier.close()
         for level in self._levels:
             level.store.close()
+        self._access.close()
 
     def check(self) -> None:
         """The books balance."""
@@ -257,8 +258,6 @@ class Tiers:
     def _finish(self, transfer: BlockTransfer) -> None:
         """Draw the consequences of a transfer that was done or failed."""
         block, error = transfer.block, transfer.error
-        if error is not None and not isinstance(error, OSError | DriverError):
-            raise error
         assert block.transfers.popleft() is transfer, block
         self._backlog[transfer.direction] -= transfer.size
         self._log.ended(transfer)
@@ -273,10 +272,14 @@ class Tiers:
             block.state = BlockState.READY
         elif transfer.purpose in (Purpose.PUT, Purpose.GET) and error is not None:
             self._lose(block, error)
+        elif transfer.purpose is Purpose.UPDATE and not block.transfers:
+            block.filled = block.place.filled
         if block.transfers:
             self._copier.submit(block.transfers[0])
         else:
             self._make_spare_room()
+        if error is not None and not isinstance(error, OSError | DriverError):
+            raise error
 
     def _arrive(self, transfer: BlockTransfer, level: Level[Store, Block], place: Place) -> None:
         """The block of a spill or promotion has moved, if that went well."""

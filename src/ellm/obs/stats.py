@@ -42,8 +42,6 @@ class ElasticStats:
     deflations       times activations took chunks that KV had given back
     moved_chunks     chunks given back, by who gave them: workspace, premap, warm, prefixes, …
     swapped, recomputed   sequences that yielded their memory, by what became of their KV
-    stored_bytes, loaded_bytes, store_seconds, load_seconds   transfers to and from the tier below
-    store_failures, load_failures   transfers that did not end well; nothing was lost by them
     critical_driver  seconds in driver calls while a step waited for them, a step
     tidy_driver      seconds in driver calls between steps
     """
@@ -53,12 +51,6 @@ class ElasticStats:
     moved_chunks: Counter[str] = field(default_factory=Counter)
     swapped: int = 0
     recomputed: int = 0
-    stored_bytes: int = 0
-    loaded_bytes: int = 0
-    store_seconds: float = 0.0
-    load_seconds: float = 0.0
-    store_failures: int = 0
-    load_failures: int = 0
     critical_driver: Histogram = field(default_factory=partial(Histogram, DRIVER))
     tidy_driver: Histogram = field(default_factory=partial(Histogram, DRIVER))
 

@@ -1,15 +1,19 @@
-"""First come, first served."""
+"""First come, first served within a priority."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ellm.core.load import StepLoad
 from ellm.core.sequence import Sequence
 
 
 class FcfsPolicy:
-    """Arrival order within a priority."""
+    """Arrival order; nobody passes anybody.
+
+    A step takes a whole prompt while nobody decodes, and otherwise no more than `stall_tokens`
+    tokens in all, so that those who decode are not kept waiting for long.
+    """
 
     skips = False
 
@@ -17,17 +21,17 @@ class FcfsPolicy:
         self._stall_tokens = stall_tokens
 
     def rank(self, sequence: Sequence, now: float) -> tuple[float, ...]:
-        return sequence.order
+        return (sequence.request.priority, 0, sequence.seq_id)
 
     def prefill_tokens(
         self,
         sequence: Sequence,
         load: StepLoad,
-        decoding: Iterable[Sequence],
+        decoding: Collection[Sequence],
         now: float,
         most: int,
     ) -> int:
-        return min(most, max(0, self._stall_tokens - load.tokens)) if load.sequences else most
+        return min(most, max(0, self._stall_tokens - load.tokens)) if decoding else most
 
     def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
         return True
@@ -39,4 +43,7 @@ class FcfsPolicy:
         pass
 
     def stepped(self, load: StepLoad, seconds: float) -> None:
+        pass
+
+    def finished(self, sequence: Sequence) -> None:
         pass

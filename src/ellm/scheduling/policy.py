@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Protocol
 
 from ellm.core.load import StepLoad
@@ -10,23 +10,54 @@ from ellm.core.sequence import Sequence
 
 
 class Policy(Protocol):
+    """Decides for the scheduler, which asks, and learns from the engine, which tells.
+
+    `skips` says whether others may start before a sequence that cannot get its memory now.
+    """
+
     skips: bool
 
-    def rank(self, sequence: Sequence, now: float) -> tuple[float, ...]: ...
+    def rank(self, sequence: Sequence, now: float) -> tuple[float, ...]:
+        """Where a sequence with tokens to catch up stands; the lowest goes first.
+
+        At least (priority, lane, key), as `WaitingQueue` has it.
+        """
+        ...
 
     def prefill_tokens(
         self,
         sequence: Sequence,
         load: StepLoad,
-        decoding: Iterable[Sequence],
+        decoding: Collection[Sequence],
         now: float,
         most: int,
-    ) -> int: ...
+    ) -> int:
+        """How many of `most` tokens of `sequence` a step with `load` should take; 0 for none.
 
-    def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool: ...
+        `decoding` are all the sequences that have only their newest token to compute; `load`
+        includes one token of each.
+        """
+        ...
 
-    def must_wait_for(self, sequence: Sequence, now: float) -> bool: ...
+    def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
+        """Whether a prompt whose KV takes `kv_bytes` may start while so many bytes lie below."""
+        ...
 
-    def token(self, sequence: Sequence, now: float) -> None: ...
+    def must_wait_for(self, sequence: Sequence, now: float) -> bool:
+        """Whether nobody may start before `sequence` any more, though it cannot start now."""
+        ...
 
-    def stepped(self, load: StepLoad, seconds: float) -> None: ...
+    def token(self, sequence: Sequence, now: float) -> None:
+        """The last of `sequence.tokens` came out at `now`.
+
+        `first_token` and `last_token` do not know of it yet.
+        """
+        ...
+
+    def stepped(self, load: StepLoad, seconds: float) -> None:
+        """A step took so long; all its tokens have been told."""
+        ...
+
+    def finished(self, sequence: Sequence) -> None:
+        """`sequence` has its finish reason and will not run again."""
+        ...

@@ -3,9 +3,9 @@
 There is no prefill and no decoding here.  Every sequence has known tokens and computed ones; a
 step lets each catch up by some tokens, running sequences before waiting ones.  How many tokens of a
 prompt a step takes follows from what memory and the policy allow at that moment (elastic prefill).
-When memory is short the latest arrival yields: its KV is freed and it waits at its old place with
-every token it has, to be computed again.  Since the sequence in front always gets what it needs,
-somebody always advances.
+When memory is short the latest arrival yields and waits at its old place with every token it has.
+Its KV goes to the tier below where fetching it will take less time than computing it again, and is
+freed where not.  Since the sequence in front always gets what it needs, somebody always advances.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from ellm.core.load import StepLoad
 from ellm.core.plan import StepPlan, StepShape
 from ellm.core.sequence import Sequence, SequenceStatus
 from ellm.kv.manager import KvManager
+from ellm.kv.parking import Whereabouts
+from ellm.scheduling.cost import StepCost
 from ellm.scheduling.draft import Draft
 from ellm.scheduling.policy import Policy
 from ellm.scheduling.queue import WaitingQueue
@@ -34,7 +36,11 @@ _UNBOUNDED = 1 << 31
 
 
 class Scheduler:
-    """Plans steps over a KV manager.  `activation_bytes` is the executor's price of a shape."""
+    """Plans steps over a KV manager.
+
+    `activation_bytes` is the executor's price of a shape in memory, `cost` the price of a load in
+    time.  Without `parks` whoever yields is computed again.
+    """
 
     def __init__(
         self,
@@ -42,19 +48,24 @@ class Scheduler:
         kv: KvManager[Any],
         activation_bytes: Callable[[StepShape], int],
         policy: Policy,
+        cost: StepCost,
+        parks: bool = True,
     ) -> None:
         self._config = config
         self._kv = kv
         self._activation_bytes = activation_bytes
         self._policy = policy
+        self._cost = cost
+        self._parks = parks
         # In order of arrival within a priority: who stands behind yields to who stands in front.
         self.running: list[Sequence] = []
-        self.waiting = WaitingQueue()
+        self.returning: list[Sequence] = []
+        self.waiting = WaitingQueue(policy.rank)
         self.preemptions = 0
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running) or len(self.waiting) > 0
+        return bool(self.running or self.returning) or len(self.waiting) > 0
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.push(sequence)
@@ -63,6 +74,8 @@ class Scheduler:
         """Forget a sequence that has finished or was aborted; its KV is free at once."""
         if sequence.status is SequenceStatus.RUNNING:
             self.running.remove(sequence)
+        elif sequence.status is SequenceStatus.RETURNING:
+            self.returning.remove(sequence)
         self.waiting.remove(sequence)
         sequence.status = SequenceStatus.FINISHED
         self._kv.free(sequence.seq_id, keep=keep_prefix)
@@ -70,6 +83,7 @@ class Scheduler:
     def schedule(self, now: float) -> StepPlan | None:
         """The next step, with all its memory granted; None if there is nothing to run."""
         self._kv.begin(now)
+        self._collect()
         preemptions = self.preemptions
         decoding = [sequence for sequence in self.running if sequence.uncomputed == 1]
         draft = Draft(self._config.max_num_batched_tokens or _UNBOUNDED, _load_of(decoding))
@@ -137,20 +151,54 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Free the KV of a running sequence.  It keeps its tokens, its seed and its place."""
+        """Take the memory of a running sequence.  It keeps its tokens, its seed and its place."""
         self.running.remove(sequence)
-        self._kv.free(sequence.seq_id)
-        sequence.computed = 0
-        sequence.status = SequenceStatus.WAITING
+        if self._parking_pays(sequence) and self._kv.park(sequence.seq_id, sequence.computed):
+            self._kv.room.stats.swapped += 1
+        else:
+            self._kv.free(sequence.seq_id)
+            sequence.computed = 0
+            self._kv.room.stats.recomputed += 1
         sequence.preemptions += 1
         self.preemptions += 1
-        self._kv.stats.recomputed += 1
+        self._put_back(sequence)
+
+    def _put_back(self, sequence: Sequence) -> None:
+        sequence.status = SequenceStatus.WAITING
         self.waiting.push(sequence)
+
+    def _parking_pays(self, sequence: Sequence) -> bool:
+        """Whether its KV is back from below sooner than computed again."""
+        if not self._parks or sequence.computed == 0:
+            return False
+        seconds = self._kv.park_seconds(sequence.computed)
+        return seconds is not None and self._fetching_pays(sequence.computed, seconds)
+
+    def _fetching_pays(self, tokens: int, seconds: float) -> bool:
+        return seconds < self._cost.predict(StepLoad().with_sequence(tokens, tokens))
+
+    def _collect(self) -> None:
+        """Let sequences run whose KV has come back."""
+        for sequence in list(self.returning):
+            tokens = self._kv.collect(sequence.seq_id)
+            if tokens is None:
+                continue
+            self.returning.remove(sequence)
+            sequence.computed = tokens
+            if tokens:
+                self._run(sequence)
+            else:
+                self._put_back(sequence)
+
+    def _run(self, sequence: Sequence) -> None:
+        sequence.status = SequenceStatus.RUNNING
+        insort(self.running, sequence, key=lambda s: s.order)
 
     def _admit(self, draft: Draft, now: float) -> None:
         skipped = []
-        for sequence in self.waiting.drain():
-            if not draft.left or len(self.running) >= self._config.max_num_seqs:
+        for sequence in self.waiting.drain(now):
+            active = len(self.running) + len(self.returning)
+            if not draft.left or active >= self._config.max_num_seqs:
                 skipped.append(sequence)
                 break
             if self._waits_for_parent(sequence):
@@ -178,19 +226,49 @@ class Scheduler:
         )
 
     def _start(self, sequence: Sequence, draft: Draft, now: float) -> bool:
-        """Admit a waiting sequence, on shared KV where there is some; False if it must wait."""
+        """Admit a waiting sequence, on KV that is there already; False if it must wait."""
         # A newcomer whose known tokens would not fit now would be preempted soon, or preempt.
         if self.running and not self._kv.could_hold(len(sequence.tokens)):
             return False
+        if not self._welcome(sequence, now):
+            return False
+        if self._kv.where(sequence.seq_id) is not None:
+            return self._recall(sequence, draft)
         self._share_prefix(sequence, draft)
+        if self._kv.where(sequence.seq_id) is not None:
+            self._await(sequence)
+            return True
         most = self._most(sequence, draft, now)
         if not most or not self._grant(sequence, draft, most):
             self._kv.free(sequence.seq_id)
             sequence.computed = 0
             return False
-        sequence.status = SequenceStatus.RUNNING
-        insort(self.running, sequence, key=lambda s: s.order)
+        self._run(sequence)
         return True
+
+    def _welcome(self, sequence: Sequence, now: float) -> bool:
+        """Whether the policy lets `sequence` start while so much lies below."""
+        size = self._kv.token_bytes * len(sequence.tokens)
+        return self._policy.admits(sequence, size, self._kv.parked_bytes, now)
+
+    def _recall(self, sequence: Sequence, draft: Draft) -> bool:
+        """Fetch the KV of a parked sequence; False if it must wait."""
+        if self._kv.where(sequence.seq_id) is Whereabouts.LOST:
+            self._kv.free(sequence.seq_id)
+            sequence.computed = 0
+            return False  # it starts afresh in the next step
+        price = self._activation_bytes(draft.shape)
+        if not self._kv.fetch(sequence.seq_id, price, gentle=bool(self.running)):
+            return False
+        if self._kv.where(sequence.seq_id) is None:
+            self._run(sequence)
+        else:
+            self._await(sequence)
+        return True
+
+    def _await(self, sequence: Sequence) -> None:
+        sequence.status = SequenceStatus.RETURNING
+        self.returning.append(sequence)
 
     def _share_prefix(self, sequence: Sequence, draft: Draft) -> None:
         """Begin with KV that another sequence has computed, if there is any."""
@@ -203,7 +281,9 @@ class Scheduler:
             if shared and parent.computed > shared:
                 self._take_shared(sequence, parent, shared, price)
                 return
-        sequence.computed = self._kv.adopt(sequence.seq_id, sequence.tokens, price)
+        sequence.computed = self._kv.adopt(
+            sequence.seq_id, sequence.tokens, price, _salt(sequence), self._fetching_pays
+        )
         sequence.cached = max(sequence.cached, min(sequence.computed, sequence.num_prompt))
 
     def _take_shared(self, sequence: Sequence, parent: Sequence, shared: int, price: int) -> None:
@@ -217,3 +297,8 @@ def _load_of(decoding: list[Sequence]) -> StepLoad:
     for sequence in decoding:
         load = load.with_sequence(1, sequence.computed + 1)
     return load
+
+
+def _salt(sequence: Sequence) -> bytes:
+    """What must be equal for two requests to share a prefix, beside its tokens."""
+    return (sequence.request.cache_salt or "").encode()

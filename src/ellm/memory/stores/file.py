@@ -84,7 +84,7 @@ class FileStore:
         return f"{self.directory} has {format_bytes(max(0, left))} of disk left to take"
 
     def write(self, place: Place, offset: int, source: Region) -> Iterator[int]:
-        assert offset <= place.filled, (offset, place.filled)
+        place.require(offset)
         stage = self._stage("write")
         for at in place.windows(offset, offset + source.size, self._is_one_step):
             old = min(at.end, place.filled)
@@ -109,8 +109,7 @@ class FileStore:
 
     def read(self, place: Place, offset: int, target: Region) -> Iterator[int]:
         stop = offset + target.size
-        if stop > place.filled:
-            raise OSError(errno.EBADMSG, f"only {place.filled} bytes of {stop} were written")
+        place.require(stop)
         stage = self._stage("read")
         for at in place.windows(offset, stop, self._is_one_step):
             self._fetch(place, at.low, at.high, stage, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -50,7 +49,7 @@ class HostStore:
         return None if self._refused is None or self._is_backed(place.pieces) else self._refused
 
     def write(self, place: Place, offset: int, source: Region) -> Iterator[int]:
-        assert offset <= place.filled, (offset, place.filled)
+        place.require(offset)
         for at in place.windows(offset, offset + source.size, self._is_one_slab):
             address = self._back(place.pieces[at.low]) + at.start - at.begin
             source.read(at.start - offset, at.stop - offset, address)
@@ -59,8 +58,7 @@ class HostStore:
 
     def read(self, place: Place, offset: int, target: Region) -> Iterator[int]:
         stop = offset + target.size
-        if stop > place.filled:
-            raise OSError(errno.EBADMSG, f"only {place.filled} bytes of {stop} were written")
+        place.require(stop)
         for at in place.windows(offset, stop, self._is_one_slab):
             address = self._back(place.pieces[at.low]) + at.start - at.begin
             target.write(at.start - offset, at.stop - offset, address)
