@@ -102,8 +102,8 @@ class Room:
         room = ceil_div(activation_bytes, self.pool.chunk_bytes)
         weights = max(self._weights, ledger.held(owners.weights))
         return (
-            chunks <= ledger.reach(owners.kv) - weights
-            and room <= ledger.reach(owners.activations) - weights
+            chunks <= ledger.reach(owners.kv)
+            and room <= ledger.reach(owners.activations)
             and chunks + room <= ledger.group_reach(owners.engine) - weights
         )
 
