@@ -91,10 +91,19 @@ class Room:
             return True
         return self._balloon.make_room(wants, self.owners.engine, most, self._moved)
 
-    def could_have(self, chunks: int) -> bool:
-        """Whether `chunks` of KV are free or idle now."""
+    def could_have(self, chunks: int, soon: bool = True) -> bool:
+        """Whether `chunks` of KV are free or idle now, or, with `soon`, once copies have ended."""
         room = self.pool.available(self.owners.kv)
-        return chunks <= room or chunks <= room + self._balloon.idle()
+        return chunks <= room or chunks <= room + self._idle_chunks(soon)
+
+    def spare(self, activation_bytes: int) -> int:
+        """Chunks of KV that are free or idle beside such a workspace."""
+        want = ceil_div(activation_bytes, self.pool.chunk_bytes)
+        room = self.pool.available(self.owners.kv) + self._idle_chunks(soon=False)
+        return room - self._idle_workspace.idle() + self._workspace.mapped - want
+
+    def _idle_chunks(self, soon: bool) -> int:
+        return self._balloon.idle() - (0 if soon else self._balloon.idle_at(Cost.LEAVING))
 
     def fits(self, chunks: int, activation_bytes: int) -> bool:
         """Whether `chunks` of KV and a workspace fit when the engine has the pool to itself."""

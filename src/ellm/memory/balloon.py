@@ -69,9 +69,13 @@ class Balloon:
     def unregister(self, source: Source) -> None:
         self._sources.remove(source)
 
-    def idle(self, most: Cost = Cost.MODEL) -> int:
-        """Chunks that sources of at most that cost could give back now."""
-        return sum(source.idle() for source in self._sources if source.cost <= most)
+    def idle(self) -> int:
+        """Chunks that all sources together could give back now."""
+        return sum(source.idle() for source in self._sources)
+
+    def idle_at(self, cost: Cost) -> int:
+        """Chunks that the sources of one cost could give back now."""
+        return sum(source.idle() for source in self._sources if source.cost is cost)
 
     def make_room(
         self,

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ellm.core.executor import Ferry
 from ellm.core.layers import KvArena
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
@@ -81,11 +82,11 @@ class Runner:
         return known
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
         self._workspace.reset()
         inputs = fill_inputs(plan, take_inputs(self._workspace, plan.shape))
         buffers = self._decoder.take(self._workspace, plan.shape)
-        self._decoder.forward(inputs, self._kv, buffers)
+        self._decoder.forward(inputs, self._kv, buffers, ferry)
         firsts = [segment.first for segment in inputs.segments]
         chosen = self._sample(plan.steps, firsts, buffers)
         results = []

@@ -120,6 +120,7 @@ def _engine(house: SimHouse, name: str, model: SimModel, scheduler: SchedulerCon
         step_seconds=model.step_seconds,
         bytes_per_token=model.activation_bytes_per_token,
         bytes_per_row=model.activation_bytes_per_row,
+        layers=len(model.layers),
     )
     parts = assemble_memory(
         house.pool,
