@@ -176,8 +176,8 @@ def test_orders_answer_with_what_became_of_them() -> None:
         with pytest.raises(ConfigError, match="already"):
             world.loop.order(lambda: world.fleet.load(M, world.settle)).result(WAIT)
         with pytest.raises(ModelNotFound):
-            world.loop.call(lambda: world.fleet.sleep("other")).result(WAIT)
-        world.loop.call(lambda: world.fleet.sleep(M)).result(WAIT)
+            world.loop.order(lambda: world.fleet.sleep("other")).result(WAIT)
+        world.loop.order(lambda: world.fleet.sleep(M)).result(WAIT)
         assert world.fleet.states == {M: ModelState.ASLEEP}
         world.loop.order(lambda: world.fleet.wake(M)).result(WAIT)
         assert world.fleet.states == {M: ModelState.AWAKE}

@@ -45,6 +45,7 @@ class World:
     budget: int
     idle_release: float | None = None
     machine: int = 1000
+    below: int = 0
     clock: VirtualClock = field(default_factory=VirtualClock)
     helper: SimHelper = field(default_factory=SimHelper)
     asked: dict[str, tuple[int, Request]] = field(default_factory=dict)
@@ -53,11 +54,18 @@ class World:
     vocabularies: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.memory = MemoryConfig(budget=self.budget * CHUNK, chunk_bytes=CHUNK)
-        self.house = SimHouse.of(self.memory, self.clock, machine=self.machine * CHUNK)
+        memory = MemoryConfig(
+            budget=self.budget * CHUNK, chunk_bytes=CHUNK, offload_bytes=self.below * CHUNK
+        )
+        self.house = SimHouse.of(memory, self.clock, 1e6, machine=self.machine * CHUNK)
         self.pool = self.house.pool
         self.fleet = EngineFleet(
-            self.pool, self.house.balloon, self.clock, self.helper, self.idle_release
+            self.pool,
+            self.house.balloon,
+            self.clock,
+            self.helper,
+            self.idle_release,
+            self.house.tiers,
         )
 
     def load(self, name: str, chunks: int, **limits: int) -> None:
@@ -121,6 +129,8 @@ class World:
     def check(self) -> None:
         self.fleet.check()
         self.pool.check()
+        if self.house.tiers is not None:
+            self.house.tiers.check()
 
     def check_words(self) -> None:
         """What was said is what each model says of each prompt when it is alone."""
@@ -174,6 +184,55 @@ def test_an_idle_model_gives_all_back_and_is_woken_by_its_next_request() -> None
     assert world.fleet.model("a").wake_seconds == pytest.approx(0.3)
     world.check_words()
     assert set(world.ended.values()) == {"length"}
+
+
+def test_weights_go_below_and_come_back() -> None:
+    world = World(200, below=100)
+    world.load("a", 40)
+    sleeping = world.fleet.sleep("a")
+    world.step()
+    assert world.fleet.states == {"a": ModelState.FALLING_ASLEEP}
+    assert world.pool.held("a/weights") == 40
+    world.clock.advance(1.0)
+    world.step()
+    assert sleeping.done()
+    assert world.fleet.states == {"a": ModelState.ASLEEP}
+    assert world.pool.free == world.pool.total
+    world.ask("a")
+    world.step()
+    assert len(world.helper) == 0
+    world.settle()
+    world.check()
+    assert world.house.tiers is not None
+    assert world.house.tiers.used == 0
+    assert world.ended == {"r0": "length"}
+
+
+def test_who_is_asked_for_while_falling_asleep_is_awake_at_once() -> None:
+    world = World(200, below=100)
+    world.load("a", 40)
+    sleeping = world.fleet.sleep("a")
+    with pytest.raises(ModelBusy, match="falling asleep"):
+        world.fleet.unload("a")
+    world.ask("a", tokens=1)
+    world.step()
+    assert world.ended == {"r0": "length"}
+    with pytest.raises(ModelBusy, match="meanwhile"):
+        sleeping.result(0)
+    world.check()
+
+
+def test_who_is_short_of_memory_does_not_wait_for_a_copy() -> None:
+    world = World(100, below=100)
+    world.load("a", 60)
+    world.load("b", 60)
+    wanted = world.ask("a")
+    sleeping = world.fleet.sleep("b")
+    world.step()
+    sleeping.result(0)
+    assert world.fleet.states == {"a": ModelState.WAKING, "b": ModelState.ASLEEP}
+    world.settle()
+    assert world.ended[wanted] == "length"
 
 
 def test_a_failed_wake_leaves_nothing_and_the_next_request_tries_again() -> None:
@@ -430,11 +489,16 @@ class Wild(World):
 
 
 @settings(max_examples=60)
-@given(st.lists(OPERATIONS, max_size=40), st.sampled_from([None, 5.0]), st.sampled_from([0, 85]))
+@given(
+    st.lists(OPERATIONS, max_size=40),
+    st.sampled_from([None, 5.0]),
+    st.sampled_from([0, 85]),
+    st.sampled_from([0, 70, 300]),
+)
 def test_whatever_happens_nobody_is_lost(
-    operations: list[tuple[Any, ...]], idle_release: float | None, floor: int
+    operations: list[tuple[Any, ...]], idle_release: float | None, floor: int, below: int
 ) -> None:
-    world = Wild(200, idle_release=idle_release)
+    world = Wild(200, idle_release=idle_release, below=below)
     for name, chunks in MODELS.items():
         world.load(name, chunks, floor=floor if name == "c" else 0)
     world.floor = floor
@@ -449,9 +513,10 @@ def test_whatever_happens_nobody_is_lost(
     world.check_words()
     for how in world.ended.values():
         assert how in ("length", "abort") or isinstance(how, WakeFailed | ModelNotFound), how
-    for name, state in list(world.fleet.states.items()):
-        if state is ModelState.AWAKE:
-            world.fleet.sleep(name)
+    world.clock.advance(10.0)
     world.step()
-    if not world.fleet.has_work and not len(world.helper):
-        assert world.pool.free == world.pool.total
+    for name in [n for n, s in world.fleet.states.items() if s is ModelState.AWAKE]:
+        world.fleet.sleep(name)
+    world.clock.advance(10.0)
+    world.step()
+    assert world.pool.free == world.pool.total

@@ -25,6 +25,7 @@ from ellm.engine.residency import IdleModel, Residency
 from ellm.kv.room import Owners
 from ellm.memory.balloon import Balloon
 from ellm.memory.pool import ChunkPool
+from ellm.memory.tiers import Tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class EngineFleet:
         clock: Clock,
         helper: Helper,
         idle_release: float | None = None,
+        tiers: Tiers | None = None,
     ) -> None:
         self.pool = pool
         self.stalled = False
@@ -57,7 +59,7 @@ class EngineFleet:
         self._turns: deque[Model] = deque()
         self._leaving: list[tuple[Model, Then]] = []
         self._residency = Residency(
-            pool, balloon, clock, helper, self._models, self._refuse_all, idle_release
+            pool, balloon, clock, helper, self._models, self._refuse_all, idle_release, tiers
         )
 
     @property
@@ -148,10 +150,12 @@ class EngineFleet:
         taken, self._refusals = self._refusals, []
         return taken
 
-    def sleep(self, name: str) -> None:
-        """Give back all memory of a model without requests.  Raises ModelNotFound, ModelBusy."""
-        self._residency.lay_to_sleep(self.model(name))
-        self.pool.trim()
+    def sleep(self, name: str) -> Future[None]:
+        """Have a model without requests give all its memory back.
+
+        Raises ModelNotFound, or ModelBusy while it has requests or is not awake.
+        """
+        return self._residency.retire(self.model(name))
 
     def wake(self, name: str) -> Future[None]:
         """Have a model woken; fails with WakeFailed.  Raises ModelNotFound."""
@@ -235,12 +239,13 @@ class EngineFleet:
     def unload(self, name: str) -> Future[None]:
         """Send a model away: it takes no more requests, and goes when those it has have ended.
 
-        Raises ModelNotFound, or ModelBusy while it is being woken.
+        Raises ModelNotFound, or ModelBusy while it is falling asleep or being woken.
         """
         model = self.model(name)
-        wanted = model.state is ModelState.ASLEEP and not model.engine.is_idle
-        if wanted or model.state is ModelState.WAKING:
-            raise ModelBusy(f"{name} is being woken: wait until it is awake")
+        if model.state in (ModelState.WAKING, ModelState.FALLING_ASLEEP):
+            raise ModelBusy(f"{name} is {model.state.value}: wait until that has ended")
+        if model.state is ModelState.ASLEEP and not model.engine.is_idle:
+            raise ModelBusy(f"{name} is about to be woken: wait until it is awake")
         if model.state is not ModelState.LEAVING:
             model.changing = send(self._unload(model))
         return model.changing

@@ -15,8 +15,9 @@ from ellm.memory.balloon import Source
 class ModelState(Enum):
     """Where a model is in its life.
 
-    LOADING ──▶ AWAKE ──────────▶ ASLEEP ──▶ WAKING ──▶ AWAKE
-                  └─▶ LEAVING ◀─────┘ ◀──────────┘ if that fails
+    LOADING ──▶ AWAKE ──▶ FALLING_ASLEEP ──▶ ASLEEP ──▶ WAKING ──▶ AWAKE
+                  │               └ its bytes go below │  ◀────┘ if that fails
+                  └─────────────▶ LEAVING ◀────────────┘
 
     Requests may wait in every state but LOADING, when the model is not known yet, and LEAVING,
     when it takes none.
@@ -24,6 +25,7 @@ class ModelState(Enum):
 
     LOADING = "loading"
     AWAKE = "awake"
+    FALLING_ASLEEP = "falling asleep"
     ASLEEP = "asleep"
     WAKING = "waking"
     LEAVING = "leaving"
@@ -62,7 +64,7 @@ class Model:
 
     `stalled_since` is when it first had work but no memory for any of it, None while it goes on.
     `rested` says that its idle memory is back in the pool; `awake_since` when it last awoke;
-    `wake_seconds` how long that took.  `changing` is done but while it wakes or leaves; `source`
+    `wake_seconds` how long that took.  `changing` is done but while its state does; `source`
     is how the balloon knows it.
     """
 

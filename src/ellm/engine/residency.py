@@ -23,10 +23,12 @@ from ellm.core.clock import Clock
 from ellm.core.errors import BudgetError, ModelBusy, WakeFailed
 from ellm.core.units import format_bytes
 from ellm.engine.errand import Errand, Helper, Then, send
-from ellm.engine.model import Model, ModelState
+from ellm.engine.model import Model, ModelState, nothing_to_wait_for
 from ellm.engine.weights import ModelWeights
 from ellm.memory.balloon import Balloon, Cost
 from ellm.memory.pool import ChunkPool
+from ellm.memory.tiers import Tiers
+from ellm.memory.transfer import Transfer, TransferState
 
 # How long an engine without work keeps its warm memory before giving it back, in seconds.
 REST_AFTER = 0.5
@@ -46,6 +48,15 @@ class Claim:
 
     weights: ModelWeights
     since: float
+    then: Then
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bytes on their way up, and who is told whether they came."""
+
+    weights: ModelWeights
+    transfer: Transfer
     then: Then
 
 
@@ -83,6 +94,7 @@ class Residency:
         models: Mapping[str, Model],
         refuse: Callable[[Model, WakeFailed], None],
         idle_release: float | None,
+        tiers: Tiers | None,
     ) -> None:
         self._balloon = balloon
         self._pool = pool
@@ -91,12 +103,18 @@ class Residency:
         self._models = models
         self._refuse = refuse
         self._idle_release = idle_release
+        self._tiers = tiers
         self._claims: deque[Claim] = deque()
+        self._fetches: list[Fetch] = []
 
     def tend(self) -> None:
         """See who has gone idle, who is wanted, and who can be given room."""
         now = self._clock.now()
+        if self._fetches:
+            self._settle_fetches()
         for model in self._models.values():
+            if model.state is ModelState.FALLING_ASLEEP:
+                self._watch(model)
             if not model.engine.is_idle:
                 model.idle_since, model.rested = None, False
                 if model.state is ModelState.ASLEEP:
@@ -120,19 +138,20 @@ class Residency:
 
     def _tend_idle(self, model: Model, idle: float) -> None:
         if self._idle_release is not None and idle >= self._idle_release:
-            self.lay_to_sleep(model)
-            self._pool.trim()
+            self.retire(model)
         elif idle >= REST_AFTER and not model.rested:
             model.rested = True
             model.engine.rest()
 
     def patience(self) -> float | None:
         """Seconds until `tend` will find something to do, should nothing happen; None for ever."""
-        if self._claims:
+        if self._claims or self._fetches:
             return RETRY
         now = self._clock.now()
         due = []
         for model in self._models.values():
+            if model.state is ModelState.FALLING_ASLEEP:
+                return RETRY
             if model.state is not ModelState.AWAKE or not model.engine.is_idle:
                 continue
             if model.idle_since is None:
@@ -148,19 +167,24 @@ class Residency:
         has been idle for less than `after` seconds.
         """
         since = model.idle_since
+        if model.state is ModelState.FALLING_ASLEEP:
+            return self._pool.ledger.group_spare(model.name)
         if model.state is not ModelState.AWAKE or not model.engine.is_idle:
             return 0
         if after and (since is None or self._clock.now() - since < after):
             return 0
         return self._pool.ledger.group_spare(model.name)
 
-    def lay_to_sleep(self, model: Model) -> int:
-        """Give back all memory of an idle model; how many chunks became free.
+    def retire(self, model: Model) -> Future[None]:
+        """Have an idle model give all its memory back, the weights' bytes below if there is room.
 
-        Raises ModelBusy while it has requests, or is not awake.
+        Done when it sleeps; fails with ModelBusy if a request comes first.  Raises ModelBusy
+        while it has requests, or is not awake.
         """
+        if model.state is ModelState.FALLING_ASLEEP:
+            return model.changing
         if model.state is ModelState.ASLEEP:
-            return 0
+            return nothing_to_wait_for()
         if model.state is not ModelState.AWAKE:
             raise ModelBusy(f"{model.name} is {model.state.value}: wait until it is awake")
         if not model.engine.is_idle:
@@ -168,12 +192,37 @@ class Residency:
             raise ModelBusy(
                 f"{model.name} has {count} requests: wait until they have ended, or abort them"
             )
+        model.engine.release_idle()
+        model.changing = Future()
+        model.state = ModelState.FALLING_ASLEEP
+        if self._tiers is None or not model.weights.send_below(self._tiers):
+            self._put_away(model)
+            self._pool.trim()
+        return model.changing
+
+    def _watch(self, model: Model) -> None:
+        """See whether a model that is falling asleep has been asked for, or has fallen."""
+        assert self._tiers is not None
+        self._tiers.poll()
+        if not model.engine.is_idle:
+            model.weights.forget_below()
+            model.state = ModelState.AWAKE
+            model.changing.set_exception(ModelBusy(f"{model.name} was asked for meanwhile"))
+        elif not model.weights.is_leaving:
+            self._put_away(model)
+            self._pool.trim()
+
+    def lay_to_sleep(self, model: Model) -> int:
+        """Have an idle model give all its memory back at once; how many chunks became free."""
+        assert model.state is ModelState.FALLING_ASLEEP or model.engine.is_idle, model
         return self._put_away(model)
 
     def _put_away(self, model: Model) -> int:
         free = self._pool.free
         model.engine.release_idle()
         model.weights.drop()
+        if model.state is ModelState.FALLING_ASLEEP:
+            model.changing.set_result(None)
         model.state = ModelState.ASLEEP
         return self._pool.free - free
 
@@ -198,7 +247,8 @@ class Residency:
         started = self._clock.now()
         try:
             yield partial(self.claim, model.weights)
-            yield partial(self._helper.do, model.weights.read)
+            if not (yield partial(self._fetch, model.weights)):
+                yield partial(self._helper.do, model.weights.read)
         except Exception as error:  # an unreadable file, or a machine without memory
             model.weights.drop()
             model.state = ModelState.ASLEEP
@@ -208,6 +258,24 @@ class Residency:
         model.state = ModelState.AWAKE
         model.awake_since = self._clock.now()
         model.wake_seconds = model.awake_since - started
+
+    def _fetch(self, weights: ModelWeights, then: Then) -> None:
+        """Bring the bytes up from below; `then` is told whether they were there."""
+        transfer = weights.fetch()
+        if transfer is None:
+            weights.forget_below()
+            then(False, None)
+        else:
+            self._fetches.append(Fetch(weights, transfer, then))
+
+    def _settle_fetches(self) -> None:
+        assert self._tiers is not None
+        self._tiers.poll()
+        ended = [fetch for fetch in self._fetches if not fetch.transfer.pending]
+        self._fetches = [fetch for fetch in self._fetches if fetch not in ended]
+        for fetch in ended:
+            fetch.weights.forget_below()
+            fetch.then(fetch.transfer.state is TransferState.DONE, None)
 
     def claim(self, weights: ModelWeights, then: Then) -> None:
         """Have memory put behind `weights` as soon as there is room; `then` is told.
@@ -250,7 +318,9 @@ class Residency:
         others = [
             model
             for model in self._models.values()
-            if model is not besides and model.is_up and self._pool.ledger.group_spare(model.name)
+            if model is not besides
+            and (model.is_up or model.state is ModelState.FALLING_ASLEEP)
+            and self._pool.ledger.group_spare(model.name)
         ]
         idle = [model for model in others if self.spare_of(model)]
         if idle:

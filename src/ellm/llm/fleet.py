@@ -85,7 +85,12 @@ class AsyncFleet:
         inbox = Inbox()
         self._helper = HelperThread(inbox)
         self._fleet = EngineFleet(
-            self._house.pool, self._house.balloon, MonotonicClock(), self._helper, idle_release
+            self._house.pool,
+            self._house.balloon,
+            MonotonicClock(),
+            self._helper,
+            idle_release,
+            self._house.tiers,
         )
         self._streams = Streams(self._fleet, inbox)
         self._served: dict[str, ServedModel] = {}
@@ -179,8 +184,11 @@ class AsyncFleet:
         self._served.pop(name, None)
 
     async def sleep(self, name: str) -> None:
-        """Give back all memory of a model without requests.  Raises ModelNotFound, ModelBusy."""
-        await asyncio.wrap_future(self._streams.loop.call(lambda: self._fleet.sleep(name)))
+        """Have a model without requests give all its memory back; return when it has.
+
+        Raises ModelNotFound, or ModelBusy if it has requests, or gets one meanwhile.
+        """
+        await asyncio.wrap_future(self._streams.loop.order(lambda: self._fleet.sleep(name)))
 
     async def wake(self, name: str) -> None:
         """Return when the model is awake.  Raises ModelNotFound or WakeFailed."""
