@@ -93,6 +93,11 @@ class Engine:
         return bool(self._sequences) or bool(self._news)
 
     @property
+    def request_ids(self) -> list[str]:
+        """Requests that have not ended."""
+        return list(self._requests)
+
+    @property
     def obstacle(self) -> DriverError | None:
         """Why the last step ran nothing though there was work; None if it did, or there was none.
 
@@ -280,6 +285,11 @@ class Engine:
     def yield_memory(self) -> bool:
         """Let the latest arrival that runs give up its memory for a while; whether one did."""
         return self._scheduler.yield_memory()
+
+    def require_context(self) -> None:
+        """Raise BudgetError if the longest context does not fit the budget as it is now."""
+        price = self._executor.activation_bytes
+        require_context(self._memory, price, self.config.max_model_len)
 
     def dispose(self) -> None:
         """Give every chunk of KV and activations back to the pool; of no use afterwards."""

@@ -46,6 +46,8 @@ class Room:
         self.owners = owners
         self.fixed = fixed
         self.stats = ElasticStats()
+        # A model that sleeps holds none of its weights, and will need room for all of them.
+        self._weights = pool.held(owners.weights)
         self._balloon = balloon
         self._workspace = workspace
         self._idle_workspace = WorkspaceSource(workspace, owners.engine)
@@ -107,10 +109,10 @@ class Room:
         """Whether `chunks` of KV and a workspace fit when the engine has the pool to itself."""
         ledger, owners = self.pool.ledger, self.owners
         room = ceil_div(activation_bytes, self.pool.chunk_bytes)
-        weights = ledger.held(owners.weights)
+        weights = max(self._weights, ledger.held(owners.weights))
         return (
-            chunks <= ledger.reach(owners.kv) - weights
-            and room <= ledger.reach(owners.activations) - weights
+            chunks <= ledger.reach(owners.kv)
+            and room <= ledger.reach(owners.activations)
             and chunks + room <= ledger.group_reach(owners.engine) - weights
         )
 
