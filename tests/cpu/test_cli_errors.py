@@ -17,6 +17,8 @@ from ellm.core.errors import (
 )
 from ellm.core.sampling import SamplingParams
 
+REPLAY = ["bench", "serve", "--dataset-name", "trace"]
+
 
 @pytest.mark.parametrize(
     ("argv", "said"),
@@ -58,6 +60,38 @@ from ellm.core.sampling import SamplingParams
         (["bench", "serve", "ttft:5"], "ttft:5"),
         (["bench", "serve", "--dataset-name", "trace"], "--dataset-path"),
         (["bench", "serve", "--request-rate", "-1"], "--request-rate"),
+        (["bench", "serve", "--scale-lengths", "0.5"], "give one with --dataset-name trace"),
+        (["bench", "serve", "--rate-scale", "2"], "give one with --dataset-name trace"),
+        (
+            [
+                "bench",
+                "serve",
+                "--dataset-name",
+                "trace",
+                "--dataset-path",
+                "x",
+                "--rate-scale",
+                "0",
+            ],
+            "--rate-scale must be above 0, not 0.0",
+        ),
+        (
+            [
+                "bench",
+                "serve",
+                "--dataset-name",
+                "trace",
+                "--rate-scale",
+                "2",
+                "--request-rate",
+                "1",
+            ],
+            "--rate-scale keeps a trace's own times",
+        ),
+        (
+            [*REPLAY, "--dataset-path", "/no/such/file"],
+            "cannot read the trace /no/such/file",
+        ),
         (["bench", "serve", "--base-url", "http://127.0.0.1:1"], "is it running"),
         (["chat", "--url", "http://127.0.0.1:1"], "nothing answers at http://127.0.0.1:1"),
     ],

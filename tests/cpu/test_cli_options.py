@@ -42,7 +42,8 @@ FROZEN = {
     },
     "bench serve": {
         "--base-url", "--host", "--port", "--model", "--endpoint", "--api-key", "--dataset-name",
-        "--dataset-path", "--num-prompts", "--input-len", "--output-len", "--request-rate",
+        "--dataset-path", "--scale-lengths", "--rate-scale", "--num-prompts", "--max-requests",
+        "--input-len", "--output-len", "--request-rate",
         "--burstiness", "--max-concurrency", "--ignore-eos", "--temperature", "--seed", "--goodput",
         "more_goodput", "--output-json",
     },
