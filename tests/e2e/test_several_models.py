@@ -121,11 +121,12 @@ def test_a_busy_model_does_not_sleep(http: httpx.Client, fleet: ScriptedFleet) -
 
 
 def test_a_model_comes_and_goes(http: httpx.Client, fleet: ScriptedFleet) -> None:
-    order = {"model": "/disk/gamma", "max_model_len": 64, "ttft_slo": "500ms"}
+    order = {"model": "/disk/gamma", "max_model_len": 64, "ttft_slo": "500ms", "floor": "1MiB"}
     card = http.post("/v1/models/team/gamma/load", json=order).json()
     assert (card["id"], card["state"]) == ("team/gamma", "awake")
-    options = {"max_model_len": 64, "ttft_slo": "500ms", "served_model_name": "team/gamma"}
-    assert fleet.orders == [("load", "/disk/gamma", options)]
+    [(_, model, options)] = fleet.orders
+    assert (model, options.pop("served_model_name")) == (order.pop("model"), "team/gamma")
+    assert options == order
     answer = http.post(TEXT, json={"model": "team/gamma", "prompt": "x", "max_tokens": 1})
     assert answer.json()["model"] == "team/gamma"
     assert http.post("/v1/models/team/gamma/unload").status_code == 204

@@ -21,19 +21,19 @@ class ModelState(Enum):
     LEAVING = "leaving"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One model, under the name that requests give.
+    """One model, under the name that requests give; of one that is loading no more is known.
 
-    `max_model_len` is in tokens, None until it is loaded; `created` in Unix seconds.  `held` are
-    its bytes by kind: weights, activations, kv.  `wake_seconds` is how long it last took to wake,
+    `max_model_len` is in tokens; `created` is when it was loaded, in Unix seconds.  `held` are its
+    bytes by kind: weights, activations, kv.  `wake_seconds` is how long it last took to wake,
     None if it never slept.  `root` is where it was loaded from, None where that is its name.
     """
 
     name: str
     state: ModelState
-    max_model_len: int | None
-    created: float
+    max_model_len: int | None = None
+    created: float = 0.0
     held: Mapping[str, int] = field(default_factory=dict)
     wake_seconds: float | None = None
     root: str | None = None

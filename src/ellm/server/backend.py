@@ -74,34 +74,35 @@ class Fleet(Protocol):
         """All of them, those on their way in included; the first answers where none is named."""
         ...
 
-    def backend(self, name: str | None) -> Backend:
-        """The model of that name, None for the first; a sleeping one wakes when it is asked."""
+    def backend(self, name: str, /) -> Backend:
+        """The model of that name; a sleeping one wakes when it is asked."""
         ...
 
-    async def load(self, model: str, **options: Any) -> None:
-        """Take in a model from a directory or a hub id, while the others serve.
+    async def load(self, model: str, **options: Any) -> str:
+        """Take in a model from a directory or a hub id, while the others serve; its name.
 
-        `options` are fields of EngineArgs; `served_model_name` is what requests will call it.
-        Raises ConfigError for a name that is taken or a wrong option, BudgetError, ModelError.
+        `options` are fields of EngineArgs (`served_model_name` is what requests will call it), and
+        `floor` and `ceiling`.  Raises ConfigError for a name that is taken or a wrong option,
+        BudgetError, ModelError.
         """
         ...
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, /) -> None:
         """Send a model away once its requests have ended; raises ModelBusy while it wakes."""
         ...
 
-    async def sleep(self, name: str) -> None:
+    async def sleep(self, name: str, /) -> None:
         """Give back all memory of an idle model; raises ModelBusy while it has requests."""
         ...
 
-    async def wake(self, name: str) -> None:
+    async def wake(self, name: str, /) -> None:
         """Have a model's weights in memory; raises WakeFailed."""
         ...
 
-    async def set_memory(self, budget: int) -> MemorySnapshot:
+    async def set_memory(self, budget: int, /) -> None:
         """Change the budget to so many bytes; raises BudgetError, with numbers, changing nothing.
 
-        A lowered budget is reached as models give memory back; the snapshot may precede that.
+        What no longer fits has been given back on return, or is as soon as requests end.
         """
         ...
 

@@ -57,13 +57,18 @@ class Service:
 
         Raises ApiError: 404 for a name that is not served, 503 for a model on its way in.
         """
+        name = asked or self._first()
         try:
-            llm = self.fleet.backend(self.own_name(asked) if asked else None)
+            return name, self.fleet.backend(self.own_name(name))
         except ModelNotFound:
-            raise self._absent(asked) from None
-        return asked or self.names(llm.model_name)[0], llm
+            raise self._absent(name) from None
 
-    def _absent(self, asked: str | None) -> Exception:
+    def _first(self) -> str:
+        for info in self.models:
+            return info.name
+        raise self._unknown(None)
+
+    def _absent(self, asked: str) -> Exception:
         for info in self.models:
             if info.name == asked and info.state is ModelState.LOADING:
                 message = f"The model {asked} is being loaded; try again soon."

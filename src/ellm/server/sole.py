@@ -32,12 +32,12 @@ class SoleModel:
         )
         return (info,)
 
-    def backend(self, name: str | None) -> Backend:
-        if name not in (None, self._llm.model_name):
+    def backend(self, name: str) -> Backend:
+        if name != self._llm.model_name:
             raise ModelNotFound(f"no model {name!r} is served here")
         return self._llm
 
-    async def load(self, model: str, **options: Any) -> None:
+    async def load(self, model: str, **options: Any) -> str:
         self._refuse()
 
     async def unload(self, name: str) -> None:
@@ -49,7 +49,7 @@ class SoleModel:
     async def wake(self, name: str) -> None:
         self._refuse()
 
-    async def set_memory(self, budget: int) -> MemorySnapshot:
+    async def set_memory(self, budget: int) -> None:
         self._refuse()
 
     def memory(self) -> MemorySnapshot:

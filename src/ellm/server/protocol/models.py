@@ -49,6 +49,7 @@ class LoadRequest(BaseModel):
     """Which model to take in and its own limits, as the flags of `ellm serve` have them.
 
     `model` is a directory or a hub id; where it is left out, the name to serve it under is.
+    `floor` and `ceiling` are its shares of the memory, in bytes or as 1GiB.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -64,6 +65,8 @@ class LoadRequest(BaseModel):
     ttft_slo: str | float | None = None
     tpot_slo: str | float | None = None
     chat_template: str | None = None
+    floor: str | int | None = None
+    ceiling: str | int | None = None
 
     def options(self) -> dict[str, Any]:
         """What was given beside the model."""

@@ -6,7 +6,6 @@ from fastapi import APIRouter
 
 from ellm.core.errors import ConfigError
 from ellm.core.units import parse_bytes
-from ellm.obs.snapshot import MemorySnapshot
 from ellm.server.errors import ApiError
 from ellm.server.protocol.memory import MemoryOrder, MemoryReport
 from ellm.server.routes.openai import ERRORS
@@ -19,20 +18,20 @@ def memory_routes(service: Service) -> APIRouter:
     @router.get("/admin/memory")
     async def show_memory() -> MemoryReport:
         """The budget, who holds how much of it, and what the machine says is behind it."""
-        return _report(service, service.fleet.memory())
+        return _report(service)
 
     @router.post("/admin/memory")
     async def change_memory(body: MemoryOrder) -> MemoryReport:
         """Change the budget; a lower one is reached as models give memory back."""
         try:
-            now = await service.fleet.set_memory(parse_bytes(body.memory))
+            await service.fleet.set_memory(parse_bytes(body.memory))
         except ConfigError as error:
             raise ApiError(400, str(error), param="memory") from error
-        return _report(service, now)
+        return _report(service)
 
     return router
 
 
-def _report(service: Service, now: MemorySnapshot) -> MemoryReport:
+def _report(service: Service) -> MemoryReport:
     models = {info.name: dict(info.held) for info in service.fleet.models}
-    return MemoryReport.of(now, models)
+    return MemoryReport.of(service.fleet.memory(), models)
