@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Models = Annotated[
     list[str] | None,
-    typer.Argument(metavar="MODEL...", help=f"{MODEL_HELP}  Several share the memory."),
+    typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}  Several share the memory."),
 ]
 MoreModels = Annotated[
     list[str] | None,

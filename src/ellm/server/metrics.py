@@ -52,9 +52,11 @@ class FleetCollector(Collector):
         """Every model that has been loaded."""
         fleet = self._service.fleet
         for info in fleet.models:
+            if info.state is ModelState.LOADING:
+                continue
             try:
                 llm = fleet.backend(info.name)
-            except ModelNotFound:  # on its way in, or gone meanwhile
+            except ModelNotFound:  # it has left meanwhile
                 continue
             name = self._service.names(info.name)[0]
             yield Reading(name, info, llm.stats, llm.snapshot())

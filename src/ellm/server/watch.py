@@ -29,7 +29,7 @@ class Look:
     def at(cls, fleet: Fleet) -> Look:
         models = {info.name: info for info in fleet.models}
         memory = fleet.memory()
-        full = frozenset(name for name in models if _is_full(fleet, name))
+        full = frozenset(name for name, info in models.items() if _is_full(fleet, info))
         return cls(models, memory.total * memory.chunk_bytes, full)
 
 
@@ -86,9 +86,11 @@ def _changes(before: ModelInfo, now: ModelInfo) -> Iterator[str]:
         yield f"{now.name} takes no more requests and leaves when those it has have ended"
 
 
-def _is_full(fleet: Fleet, name: str) -> bool:
+def _is_full(fleet: Fleet, info: ModelInfo) -> bool:
+    if info.state is ModelState.LOADING:
+        return False
     try:
-        now = fleet.backend(name).snapshot()
-    except ModelNotFound:  # on its way in, or gone meanwhile
+        now = fleet.backend(info.name).snapshot()
+    except ModelNotFound:  # it has left meanwhile
         return False
     return now.tier is not None and now.tier.stats.refusals > 0
