@@ -46,6 +46,7 @@ class World:
     idle_release: float | None = None
     machine: int = 1000
     below: int = 0
+    step_seconds: float = 0.01
     clock: VirtualClock = field(default_factory=VirtualClock)
     helper: SimHelper = field(default_factory=SimHelper)
     asked: dict[str, tuple[int, Request]] = field(default_factory=dict)
@@ -76,7 +77,11 @@ class World:
         loading.result(0)
 
     def begin(self, name: str, chunks: int, context: int = CONTEXT, **limits: int) -> Future[None]:
-        model = SimModel(weight_bytes=chunks * CHUNK, vocab_size=1000 + chunks)
+        model = SimModel(
+            weight_bytes=chunks * CHUNK,
+            vocab_size=1000 + chunks,
+            step_seconds=self.step_seconds,
+        )
         self.vocabularies[name] = model.vocab_size
         scheduler = SchedulerConfig(max_num_seqs=4, max_model_len=context)
 
@@ -117,14 +122,18 @@ class World:
     def settle(self, steps: int = 3000) -> None:
         """Let everything go on until nothing is left to do."""
         for _ in range(steps):
-            if len(self.helper):
-                self.helper.finish()
-            self.step()
-            if self.fleet.stalled or not self.fleet.has_work:
-                self.clock.advance(0.05)
+            self.go_on()
             if len(self.ended) == len(self.asked) and not len(self.helper):
                 return
         raise AssertionError(f"unanswered: {self.asked.keys() - self.ended.keys()}")
+
+    def go_on(self) -> None:
+        """One turn of the loop."""
+        if len(self.helper):
+            self.helper.finish()
+        self.step()
+        if self.fleet.stalled or not self.fleet.has_work:
+            self.clock.advance(0.05)
 
     def check(self) -> None:
         self.fleet.check()
@@ -344,15 +353,23 @@ def test_a_failed_load_leaves_nothing() -> None:
     world.load("b", 10)
 
 
-def test_models_that_do_not_fit_together_take_turns() -> None:
-    world = World(100)
+@pytest.mark.parametrize("below", [0, 300])
+def test_models_that_do_not_fit_together_take_turns(below: int) -> None:
+    world = World(100, below=below, step_seconds=0.1)
     world.load("a", 60)
     world.load("b", 60)
     assert world.fleet.states == {"a": ModelState.ASLEEP, "b": ModelState.AWAKE}
-    for _ in range(40):
+    for _ in range(16):
         world.ask("a", tokens=40)
         world.ask("b", tokens=40)
-    world.settle(20000)
+    turns = [world.fleet.states]
+    for _ in range(20000):
+        world.go_on()
+        if world.fleet.states != turns[-1]:
+            turns.append(world.fleet.states)
+        if len(world.ended) == len(world.asked):
+            break
+    assert len(turns) > 6
     assert set(world.ended.values()) == {"length"}
     world.check_words()
     world.check()

@@ -20,7 +20,7 @@ from ellm.core.output import SequenceOutput
 from ellm.core.request import Request
 from ellm.core.units import format_bytes
 from ellm.engine.errand import Errand, Helper, Then, send
-from ellm.engine.model import Model, ModelState, Tenant, nothing_to_wait_for
+from ellm.engine.model import Model, ModelState, Tenant
 from ellm.engine.residency import IdleModel, Residency
 from ellm.kv.room import Owners
 from ellm.memory.balloon import Balloon
@@ -159,8 +159,7 @@ class EngineFleet:
 
     def wake(self, name: str) -> Future[None]:
         """Have a model woken; fails with WakeFailed.  Raises ModelNotFound."""
-        model = self.model(name)
-        return nothing_to_wait_for() if model.is_up else self._residency.wake(model)
+        return self._residency.wake(self.model(name))
 
     def resize(self, budget: int) -> None:
         """Change the budget to that many bytes.

@@ -205,12 +205,16 @@ class Residency:
         assert self._tiers is not None
         self._tiers.poll()
         if not model.engine.is_idle:
-            model.weights.forget_below()
-            model.state = ModelState.AWAKE
-            model.changing.set_exception(ModelBusy(f"{model.name} was asked for meanwhile"))
+            self._call_back(model)
         elif not model.weights.is_leaving:
             self._put_away(model)
             self._pool.trim()
+
+    def _call_back(self, model: Model) -> None:
+        """A model that is falling asleep is wanted, and still has all its weights."""
+        model.weights.forget_below()
+        model.state, model.idle_since = ModelState.AWAKE, None
+        model.changing.set_exception(ModelBusy(f"{model.name} was asked for meanwhile"))
 
     def lay_to_sleep(self, model: Model) -> int:
         """Have an idle model give all its memory back at once; how many chunks became free."""
@@ -237,10 +241,13 @@ class Residency:
 
         Fails with WakeFailed, and so do the requests that wait for it.
         """
+        if model.state is ModelState.FALLING_ASLEEP:
+            self._call_back(model)
+        if model.is_up:
+            return nothing_to_wait_for()
         if model.state is ModelState.ASLEEP:
             model.state = ModelState.WAKING
             model.changing = send(self._wake(model))
-        assert model.state is ModelState.WAKING or model.changing.done(), model
         return model.changing
 
     def _wake(self, model: Model) -> Errand:
@@ -255,7 +262,7 @@ class Residency:
             failure = WakeFailed(f"{model.name} could not be woken: {error}")
             self._refuse(model, failure)
             raise failure from error
-        model.state = ModelState.AWAKE
+        model.state, model.idle_since = ModelState.AWAKE, None
         model.awake_since = self._clock.now()
         model.wake_seconds = model.awake_since - started
 
