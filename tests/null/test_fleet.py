@@ -27,7 +27,7 @@ from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.fleet import EngineFleet
-from ellm.engine.model import ModelState
+from ellm.obs.models import ModelState
 from ellm.sim.clock import VirtualClock
 from ellm.sim.helper import SimHelper
 from ellm.sim.replay import SimHouse, SimModel, SimTenant

@@ -23,12 +23,13 @@ from ellm.core.clock import Clock
 from ellm.core.errors import BudgetError, ModelBusy, WakeFailed
 from ellm.core.units import format_bytes
 from ellm.engine.errand import Errand, Helper, Then, send
-from ellm.engine.model import Model, ModelState, nothing_to_wait_for
+from ellm.engine.model import Model, nothing_to_wait_for
 from ellm.engine.weights import ModelWeights
 from ellm.memory.balloon import Balloon, Cost
 from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
 from ellm.memory.transfer import Transfer, TransferState
+from ellm.obs.models import ModelState
 
 # How long an engine without work keeps its warm memory before giving it back, in seconds.
 REST_AFTER = 0.5

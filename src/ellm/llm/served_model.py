@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from ellm.core.errors import EngineDead, QueueFull
+from ellm.core.objectives import Objectives
 from ellm.core.sampling import SamplingParams
 from ellm.engine.engine import Engine
 from ellm.llm.frontend import Frontend
@@ -30,18 +31,21 @@ class ServedModel:
     model_name: str
     max_model_len: int
 
-    def __init__(self, name: str, engine: Engine, frontend: Frontend, streams: Streams) -> None:
+    def __init__(
+        self, name: str, engine: Engine, frontend: Frontend, streams: Streams, root: str
+    ) -> None:
         self._engine = engine
         self._frontend = frontend
         self._streams = streams
         self.model_name = name
+        self.root = root
         self.max_model_len = engine.config.max_model_len
         self.is_draining = False
 
     @property
-    def parts(self) -> tuple[str, Engine, Frontend, Streams]:
+    def parts(self) -> tuple[str, Engine, Frontend, Streams, str]:
         """What this was made of."""
-        return self.model_name, self._engine, self._frontend, self._streams
+        return self.model_name, self._engine, self._frontend, self._streams, self.root
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -59,20 +63,26 @@ class ServedModel:
         *,
         priority: int = 0,
         delta: bool = False,
+        objectives: Objectives | None = None,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs as they come, until one is `finished`.
 
         Each output is cumulative; with `delta` it has only what is new, of the choices that have
         news.  News that arrive while the consumer is busy are merged into one output.  Closing the
         iterator, or cancelling the task, ends the request at once.  `request_id` is the caller's
-        own and need not be unique.  A model that sleeps is woken first.  Raises RequestError for a
-        request that cannot be served, QueueFull for one that cannot be served now, WakeFailed,
-        ModelNotFound once the model has been unloaded, and EngineDead.
+        own and need not be unique.  A lower `priority` goes first; `objectives` override the
+        engine's, field by field; requests of different `cache_salt` share no prefix.  A model that
+        sleeps is woken first.  Raises RequestError for a request that cannot be served, QueueFull
+        for one that cannot be served now, WakeFailed, ModelNotFound once the model has been
+        unloaded, and EngineDead.
         """
         if self.is_draining:
             raise QueueFull("the engine is shutting down")
         engine_id = self._streams.new_id(request_id)
-        tracker = self._frontend.track(engine_id, request_id, prompt, params, priority, delta)
+        tracker = self._frontend.track(
+            engine_id, request_id, prompt, params, priority, delta, objectives, cache_salt
+        )
         async with aclosing(self._streams.follow(self.model_name, tracker)) as outputs:
             async for output in outputs:
                 yield output

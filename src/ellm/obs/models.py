@@ -10,12 +10,17 @@ from enum import Enum
 class ModelState(Enum):
     """Where a model is in its life.
 
-    LOADING ──▶ AWAKE ──────────▶ ASLEEP ──▶ WAKING ──▶ AWAKE
-                  └─▶ LEAVING ◀─────┘ ◀──────────┘ if that fails
+    LOADING ──▶ AWAKE ──▶ FALLING_ASLEEP ──▶ ASLEEP ──▶ WAKING ──▶ AWAKE
+                  │               └ its bytes go below │  ◀────┘ if that fails
+                  └─────────────▶ LEAVING ◀────────────┘
+
+    Requests may wait in every state but LOADING, when the model is not known yet, and LEAVING,
+    when it takes none.
     """
 
     LOADING = "loading"
     AWAKE = "awake"
+    FALLING_ASLEEP = "falling asleep"
     ASLEEP = "asleep"
     WAKING = "waking"
     LEAVING = "leaving"
