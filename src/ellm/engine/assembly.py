@@ -8,8 +8,10 @@ from typing import Any
 
 from ellm.core.config import ElasticPart, KvLayout, MemoryConfig, MemoryMode, SchedulerConfig
 from ellm.core.layers import LayerSpec
+from ellm.kv.below import Below
 from ellm.kv.contiguous import ContiguousStore
 from ellm.kv.geometry import choose_geometry
+from ellm.kv.layered import LayeredLot
 from ellm.kv.manager import KvManager
 from ellm.kv.paged import PagedStore
 from ellm.kv.prefix import PrefixIndex
@@ -76,7 +78,7 @@ def assemble_memory(
     warm = memory.uses(ElasticPart.WARM)
     fixed = memory.mode is MemoryMode.STATIC
     geometry = choose_geometry(layers, pool.chunk_bytes)
-    store: ContiguousStore | PagedStore
+    store: Any
     if memory.layout is KvLayout.PAGED:
         store = PagedStore(pool, geometry, memory.block_size, owners.kv, warm)
     else:
@@ -84,5 +86,9 @@ def assemble_memory(
         context = scheduler.max_model_len
         store = ContiguousStore(pool, geometry, context, slots, owners.kv, warm)
     room = Room(pool, balloon, owners, workspace, fixed)
-    kv: KvManager[Any] = KvManager(room, store, prefixes, tiers)
+    below: Below[Any] | None = None
+    if tiers is not None:
+        layered = memory.uses(ElasticPart.LAYERS) and isinstance(store, ContiguousStore)
+        below = Below(room, store, tiers, LayeredLot(store, tiers) if layered else None)
+    kv: KvManager[Any] = KvManager(room, store, prefixes, below)
     return EngineMemory(memory, pool, balloon, owners, kv, workspace, tiers)

@@ -11,6 +11,7 @@ One thread calls this.  Nothing here knows what a tensor is.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
 
@@ -92,6 +93,11 @@ class Engine:
         return bool(self._sequences) or bool(self._news)
 
     @property
+    def request_ids(self) -> list[str]:
+        """Requests that have not ended."""
+        return list(self._requests)
+
+    @property
     def obstacle(self) -> DriverError | None:
         """Why the last step ran nothing though there was work; None if it did, or there was none.
 
@@ -167,7 +173,7 @@ class Engine:
             return news
         started = self.clock.now()
         self._recorder.planned(self._planned(plan))
-        news += self._commit(plan, self._executor.execute(plan))
+        news += self._commit(plan, *self._execute(plan))
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
         seconds = self.clock.now() - started
         self._cost.observe(plan.load, seconds)
@@ -194,13 +200,27 @@ class Engine:
             pool.refusal = refusal
             return False
 
+    def _execute(self, plan: StepPlan) -> tuple[StepResult, Collection[int]]:
+        """The step's results, and the sequences whose KV was lost while it ran."""
+        ferry = self._memory.kv.ferry(plan)
+        if ferry is None:
+            return self._executor.execute(plan), ()
+        result = self._executor.execute(plan, ferry)
+        return result, ferry.finish()
+
     def _planned(self, plan: StepPlan) -> list[Sequence]:
         return [self._sequences[step.seq_id] for step in plan.steps]
 
-    def _commit(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
+    def _commit(
+        self, plan: StepPlan, result: StepResult, lost: Collection[int]
+    ) -> list[SequenceOutput]:
         now = self.clock.now()
+        for seq_id in lost:
+            self._scheduler.start_over(self._sequences[seq_id])
         pairs = zip(plan.steps, result.sequences, strict=True)
-        outputs = [self._commit_one(step, answer, now) for step, answer in pairs]
+        outputs = [
+            self._commit_one(step, answer, now) for step, answer in pairs if step.seq_id not in lost
+        ]
         return [output for output in outputs if output is not None]
 
     def _commit_one(
@@ -252,6 +272,8 @@ class Engine:
         self._memory.kv.rest()
         self._keeper.settle()
         released = self._memory.pool.trim()
+        if self._memory.tiers is not None:
+            self._memory.tiers.trim()
         self._memory.kv.check()
         return released
 
@@ -263,6 +285,11 @@ class Engine:
     def yield_memory(self) -> bool:
         """Let the latest arrival that runs give up its memory for a while; whether one did."""
         return self._scheduler.yield_memory()
+
+    def require_context(self) -> None:
+        """Raise BudgetError if the longest context does not fit the budget as it is now."""
+        price = self._executor.activation_bytes
+        require_context(self._memory, price, self.config.max_model_len)
 
     def dispose(self) -> None:
         """Give every chunk of KV and activations back to the pool; of no use afterwards."""

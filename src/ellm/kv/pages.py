@@ -96,13 +96,13 @@ class PageAllocator:
             assert self._holders[page] > 0, page
             self._holders[page] += 1
 
-    def drop(self, pages: list[int]) -> None:
-        """One holder less of each page; chunks under no page go back to the pool."""
+    def drop(self, pages: list[int], cool: bool = False) -> None:
+        """One holder less of each page; chunks under no page stay warm, or go back if `cool`."""
         for page in pages:
             assert self._holders[page] > 0, page
             self._holders[page] -= 1
             if self._holders[page] == 0:
-                self._leave(page)
+                self._leave(page, self._keep_warm and not cool)
 
     def reclaim(self, count: int) -> int:
         """Give back at most `count` warm chunks, longest unused first; how many."""
@@ -182,10 +182,10 @@ class PageAllocator:
                     if not self._holders[neighbour]:
                         self._offer(neighbour)
 
-    def _leave(self, page: int) -> None:
+    def _leave(self, page: int, keep_warm: bool) -> None:
         for slot in self._slots(page):
             self._users[slot] -= 1
-            if self._users[slot] == 0 and self._keep_warm:
+            if self._users[slot] == 0 and keep_warm:
                 self._idle[slot] = None
             elif self._users[slot] == 0:
                 self._unmap(slot)

@@ -46,6 +46,8 @@ class Room:
         self.owners = owners
         self.fixed = fixed
         self.stats = ElasticStats()
+        # A model that sleeps holds none of its weights, and will need room for all of them.
+        self._weights = pool.held(owners.weights)
         self._balloon = balloon
         self._workspace = workspace
         self._idle_workspace = WorkspaceSource(workspace, owners.engine)
@@ -89,19 +91,28 @@ class Room:
             return True
         return self._balloon.make_room(wants, self.owners.engine, most, self._moved)
 
-    def could_have(self, chunks: int) -> bool:
-        """Whether `chunks` of KV are free or idle now."""
+    def could_have(self, chunks: int, soon: bool = True) -> bool:
+        """Whether `chunks` of KV are free or idle now, or, with `soon`, once copies have ended."""
         room = self.pool.available(self.owners.kv)
-        return chunks <= room or chunks <= room + self._balloon.idle()
+        return chunks <= room or chunks <= room + self._idle_chunks(soon)
+
+    def spare(self, activation_bytes: int) -> int:
+        """Chunks of KV that are free or idle beside such a workspace."""
+        want = ceil_div(activation_bytes, self.pool.chunk_bytes)
+        room = self.pool.available(self.owners.kv) + self._idle_chunks(soon=False)
+        return room - self._idle_workspace.idle() + self._workspace.mapped - want
+
+    def _idle_chunks(self, soon: bool) -> int:
+        return self._balloon.idle() - (0 if soon else self._balloon.idle_at(Cost.LEAVING))
 
     def fits(self, chunks: int, activation_bytes: int) -> bool:
         """Whether `chunks` of KV and a workspace fit when the engine has the pool to itself."""
         ledger, owners = self.pool.ledger, self.owners
         room = ceil_div(activation_bytes, self.pool.chunk_bytes)
-        weights = ledger.held(owners.weights)
+        weights = max(self._weights, ledger.held(owners.weights))
         return (
-            chunks <= ledger.reach(owners.kv) - weights
-            and room <= ledger.reach(owners.activations) - weights
+            chunks <= ledger.reach(owners.kv)
+            and room <= ledger.reach(owners.activations)
             and chunks + room <= ledger.group_reach(owners.engine) - weights
         )
 

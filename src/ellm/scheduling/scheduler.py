@@ -84,6 +84,7 @@ class Scheduler:
         """The next step, with all its memory granted; None if there is nothing to run."""
         self._kv.begin(now)
         self._collect()
+        self._set_layered_aside()
         preemptions = self.preemptions
         decoding = [sequence for sequence in self.running if sequence.uncomputed == 1]
         draft = Draft(self._config.max_num_batched_tokens or _UNBOUNDED, _load_of(decoding))
@@ -163,6 +164,14 @@ class Scheduler:
         self.preemptions += 1
         self._put_back(sequence)
 
+    def start_over(self, sequence: Sequence) -> None:
+        """The KV of a running sequence was lost: it is computed again."""
+        self.running.remove(sequence)
+        self._kv.free(sequence.seq_id)
+        sequence.computed = 0
+        self._kv.room.stats.recomputed += 1
+        self._put_back(sequence)
+
     def _put_back(self, sequence: Sequence) -> None:
         sequence.status = SequenceStatus.WAITING
         self.waiting.push(sequence)
@@ -188,6 +197,8 @@ class Scheduler:
             if tokens:
                 self._run(sequence)
             else:
+                if sequence.first_scheduled is None:
+                    sequence.cached = sequence.fetched = 0
                 self._put_back(sequence)
 
     def _run(self, sequence: Sequence) -> None:
@@ -227,15 +238,17 @@ class Scheduler:
 
     def _start(self, sequence: Sequence, draft: Draft, now: float) -> bool:
         """Admit a waiting sequence, on KV that is there already; False if it must wait."""
-        # A newcomer whose known tokens would not fit now would be preempted soon, or preempt.
-        if self.running and not self._kv.could_hold(len(sequence.tokens)):
-            return False
         if not self._welcome(sequence, now):
             return False
-        if self._kv.where(sequence.seq_id) is not None:
+        below = self._kv.where(sequence.seq_id) is not None
+        # A newcomer whose known tokens would not fit now would be preempted soon, or preempt.
+        if self.running and not self._kv.could_hold(len(sequence.tokens), soon=False):
+            return not below and self._start_layered(sequence, draft, now)
+        if below:
             return self._recall(sequence, draft)
         self._share_prefix(sequence, draft)
         if self._kv.where(sequence.seq_id) is not None:
+            sequence.fetched = sequence.cached
             self._await(sequence)
             return True
         most = self._most(sequence, draft, now)
@@ -245,6 +258,35 @@ class Scheduler:
             return False
         self._run(sequence)
         return True
+
+    def _start_layered(self, sequence: Sequence, draft: Draft, now: float) -> bool:
+        """Admit a prompt with as many layers as fit, the others going below as it is computed."""
+        most = self._most(sequence, draft, now)
+        if most < sequence.uncomputed or sequence.request.params.n > 1:
+            return False  # every further step would bring all that was computed up again
+        length = len(sequence.tokens)
+        price = self._activation_bytes(draft.shape_with(sequence, most, False))
+        seconds = self._cost.predict(StepLoad().with_sequence(most, length))
+        capacity = sequence.request.max_length
+        if not self._kv.open_layered(sequence.seq_id, length, capacity, price, seconds):
+            return False
+        if not self._fits(sequence, most, draft, gentle=False):
+            self._kv.free(sequence.seq_id)
+            return False
+        self._run(sequence)
+        return True
+
+    def _set_layered_aside(self) -> None:
+        """Let prompts that were computed layer by layer wait until all their KV can be here.
+
+        One that is alone goes on as it is: every step brings its layers up, one ahead.
+        """
+        for sequence in list(self.running):
+            if self._kv.is_layered(sequence.seq_id) and sequence.uncomputed == 1:
+                others = len(self.running) > 1
+                if others or self._kv.could_hold(len(sequence.tokens), soon=False):
+                    self.running.remove(sequence)
+                    self._put_back(sequence)
 
     def _welcome(self, sequence: Sequence, now: float) -> bool:
         """Whether the policy lets `sequence` start while so much lies below."""
@@ -259,11 +301,20 @@ class Scheduler:
             return False  # it starts afresh in the next step
         price = self._activation_bytes(draft.shape)
         if not self._kv.fetch(sequence.seq_id, price, gentle=bool(self.running)):
-            return False
+            return self._go_on_layered(sequence, draft)
         if self._kv.where(sequence.seq_id) is None:
             self._run(sequence)
         else:
             self._await(sequence)
+        return True
+
+    def _go_on_layered(self, sequence: Sequence, draft: Draft) -> bool:
+        """Let a layered sequence whose KV is too much for the memory run alone."""
+        if not self._kv.is_layered(sequence.seq_id) or self.running or self.returning:
+            return False
+        if not self._grant(sequence, draft, sequence.uncomputed):
+            return False
+        self._run(sequence)
         return True
 
     def _await(self, sequence: Sequence) -> None:
