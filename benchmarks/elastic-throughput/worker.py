@@ -16,13 +16,14 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from harness.worker import Json, serve
+from skipped import SkippedPrefill, SkippingClock, Work
+
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.engine.engine import Engine
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
-from harness.worker import Json, serve
-from skipped import SkippedPrefill, SkippingClock, Work
 
 # So many decoding steps in a row without a prompt: nobody else fits.
 SETTLED = 4

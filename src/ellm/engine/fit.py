@@ -90,7 +90,7 @@ def require_context(
         return
     pool = memory.pool
     longest = longest_context(memory, activation_bytes, context)
-    room = format_bytes(pool.free * pool.chunk_bytes)
+    room = format_bytes(max(0, pool.free) * pool.chunk_bytes)
     total = format_bytes(pool.total * pool.chunk_bytes)
     remedy = f"set --max-model-len {longest} or less, or " if longest else ""
     raise BudgetError(

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ellm.core.clock import MonotonicClock
+from ellm.core.clock import Clock, MonotonicClock
 from ellm.core.config import ALL_PARTS, ElasticPart, KvLayout, MemoryConfig, MemoryMode
 from ellm.core.errors import BudgetError, ConfigError, DriverUnavailable
+from ellm.core.executor import Executor
 from ellm.core.units import format_bytes
 from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
@@ -37,6 +38,7 @@ from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
 from ellm.memory.unmapping import DeferredUnmaps
 from ellm.models.weights import Weights
+from ellm.runtime.cuda_order import CudaFence
 from ellm.runtime.loader import load
 from ellm.runtime.runner import Runner
 from ellm.runtime.sampler import Sampler
@@ -66,9 +68,10 @@ class House:
         memory = _memory(args, blueprints)
         assert memory.budget is not None
         driver = MeteredDriver(_driver(args.device, memory), MonotonicClock())
-        unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+        fence = None if args.device == "cpu" else CudaFence
+        unmaps = DeferredUnmaps(driver, fence) if memory.uses(ElasticPart.DEFER) else None
         pool = ChunkPool(driver, memory.budget, unmaps)
-        tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir)
+        tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir, args.device)
         return cls(pool, Balloon(pool), tiers, args.device, memory)
 
     def settle(
@@ -117,7 +120,11 @@ class Resident:
         views = load(plan.checkpoint, plan.spec, plan.dtype, address, self._house.device, progress)
         self._views = self._views or views
 
-    def engine(self) -> Engine:
+    def engine(
+        self,
+        clock: Clock | None = None,
+        around: Callable[[Executor], Executor] = lambda runner: runner,
+    ) -> Engine:
         plan, house, views = self._blueprint, self._house, self._views
         assert views is not None, "the weights have not been read"
         parts = assemble_memory(
@@ -137,7 +144,8 @@ class Resident:
             longest = longest_context(parts, runner.activation_bytes, limits.max_model_len)
             limits = replace(limits, max_model_len=max(1, longest))
         try:
-            self._engine = Engine(limits, parts, runner, MonotonicClock(), plan.args.seed)
+            clock = clock or MonotonicClock()
+            self._engine = Engine(limits, parts, around(runner), clock, plan.args.seed)
         except BudgetError:
             parts.kv.dispose()
             raise
@@ -158,12 +166,19 @@ class Built:
     memory: MemoryConfig
 
 
-def build(args: EngineArgs, progress: Progress | None = None) -> Built:
+def build(
+    args: EngineArgs,
+    progress: Progress | None = None,
+    *,
+    clock: Clock | None = None,
+    around: Callable[[Executor], Executor] = lambda runner: runner,
+) -> Built:
     """Everything from a model's name to an engine that the caller steps.
 
-    `progress(done, total)` follows the loading of weights, in bytes.  Raises ModelError for a
-    model that cannot be served, ConfigError for options that make no sense, and BudgetError,
-    with numbers, when weights or the longest context do not fit the budget.
+    `progress(done, total)` follows the loading of weights, in bytes.  An experiment may put
+    something of its own `around` the executor, and set the engine's `clock`.  Raises ModelError
+    for a model that cannot be served, ConfigError for options that make no sense, and
+    BudgetError, with numbers, when weights or the longest context do not fit the budget.
     """
     prepare_device(args.device, args.threads)
     blueprint = Blueprint.draw(args)
@@ -172,7 +187,7 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
         resident = house.settle(blueprint, progress=progress)
         resident.weights.take()
         resident.weights.read()
-        return Built(resident.engine(), blueprint, house.memory)
+        return Built(resident.engine(clock, around), blueprint, house.memory)
     except BaseException:
         house.close()
         raise
