@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -27,6 +27,7 @@ from ellm.kernels.reference import ReferenceOps
 from ellm.kv.room import Owners
 from ellm.llm.args import EngineArgs
 from ellm.llm.blueprint import Blueprint
+from ellm.llm.step_times import StepTimes
 from ellm.llm.tier import open_tier
 from ellm.memory.balloon import Balloon
 from ellm.memory.budget import available_bytes, choose_chunk_bytes, default_budget, machine_bytes
@@ -58,6 +59,7 @@ class House:
     tiers: Tiers | None
     device: str
     memory: MemoryConfig
+    times: list[StepTimes] = field(default_factory=list)
 
     @classmethod
     def open(cls, args: EngineArgs, blueprints: Sequence[Blueprint]) -> House:
@@ -91,6 +93,8 @@ class House:
 
     def close(self) -> None:
         """Release all memory at once.  No model is of use afterwards."""
+        for times in self.times:
+            times.save()
         if self.tiers is not None:
             self.tiers.close()
         self.pool.driver.close()
@@ -111,6 +115,7 @@ class Resident:
         self._progress = progress
         self._views: Weights | None = None
         self._engine: Engine | None = None
+        self._times: StepTimes | None = None
         self.weights = ModelWeights(house.pool, Owners.of(name), blueprint.weight_bytes, self._read)
 
     def _read(self, address: int) -> None:
@@ -145,7 +150,10 @@ class Resident:
             limits = replace(limits, max_model_len=max(1, longest))
         try:
             clock = clock or MonotonicClock()
-            self._engine = Engine(limits, parts, around(runner), clock, plan.args.seed)
+            self._times = StepTimes(plan, house.device)
+            house.times.append(self._times)
+            seed, cost = plan.args.seed, self._times.cost
+            self._engine = Engine(limits, parts, around(runner), clock, seed, cost)
         except BudgetError:
             parts.kv.dispose()
             raise
@@ -154,6 +162,9 @@ class Resident:
     def leave(self) -> None:
         if self._engine is not None:
             self._engine.dispose()
+        if self._times is not None:
+            self._times.save()
+            self._house.times.remove(self._times)
         self.weights.leave()
 
 
