@@ -4,31 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 from ellm.engine.engine import Engine
 from ellm.engine.weights import ModelWeights
 from ellm.memory.balloon import Source
-
-
-class ModelState(Enum):
-    """Where a model is in its life.
-
-    LOADING ──▶ AWAKE ──▶ FALLING_ASLEEP ──▶ ASLEEP ──▶ WAKING ──▶ AWAKE
-                  │               └ its bytes go below │  ◀────┘ if that fails
-                  └─────────────▶ LEAVING ◀────────────┘
-
-    Requests may wait in every state but LOADING, when the model is not known yet, and LEAVING,
-    when it takes none.
-    """
-
-    LOADING = "loading"
-    AWAKE = "awake"
-    FALLING_ASLEEP = "falling asleep"
-    ASLEEP = "asleep"
-    WAKING = "waking"
-    LEAVING = "leaving"
+from ellm.obs.models import ModelState
 
 
 def nothing_to_wait_for() -> Future[None]:

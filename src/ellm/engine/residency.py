@@ -23,12 +23,13 @@ from ellm.core.clock import Clock
 from ellm.core.errors import BudgetError, ModelBusy, WakeFailed
 from ellm.core.units import format_bytes
 from ellm.engine.errand import Errand, Helper, Then, send
-from ellm.engine.model import Model, ModelState, nothing_to_wait_for
+from ellm.engine.model import Model, nothing_to_wait_for
 from ellm.engine.weights import ModelWeights
 from ellm.memory.balloon import Balloon, Cost
 from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
 from ellm.memory.transfer import Transfer, TransferState
+from ellm.obs.models import ModelState
 
 # How long an engine without work keeps its warm memory before giving it back, in seconds.
 REST_AFTER = 0.5
@@ -300,15 +301,25 @@ class Residency:
             self._serve_claims(self._clock.now())
 
     def _serve_claims(self, now: float) -> None:
-        """In the order in which they came: a large model is not passed over for ever."""
-        while self._claims and self._has_room(self._claims[0], now):
-            claim = self._claims.popleft()
-            try:
-                claim.weights.take()
-            except BudgetError as refusal:
-                claim.then(None, refusal)
-            else:
-                claim.then(None, None)
+        """In the order in which they came: a large model is not passed over for ever.
+
+        It is passed over while nobody is awake, who alone could make more room for it.
+        """
+        for claim in list(self._claims):
+            if self._has_room(claim, now):
+                self._claims.remove(claim)
+                self._settle_claim(claim)
+            elif any(model.is_up for model in self._models.values()):
+                return
+
+    @staticmethod
+    def _settle_claim(claim: Claim) -> None:
+        try:
+            claim.weights.take()
+        except BudgetError as refusal:
+            claim.then(None, refusal)
+        else:
+            claim.then(None, None)
 
     def _has_room(self, claim: Claim, now: float) -> bool:
         wants = {claim.weights.owner: claim.weights.chunks}
