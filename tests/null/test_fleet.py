@@ -34,8 +34,6 @@ from ellm.sim.replay import SimHouse, SimModel, SimTenant
 
 CHUNK = 4 * KIB
 CONTEXT = 64
-# KV of a whole context (64 tokens of 4 layers of 64 bytes) and the workspace of its smallest step.
-ALONE = 4 + 17
 
 
 @dataclass

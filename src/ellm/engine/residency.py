@@ -301,15 +301,25 @@ class Residency:
             self._serve_claims(self._clock.now())
 
     def _serve_claims(self, now: float) -> None:
-        """In the order in which they came: a large model is not passed over for ever."""
-        while self._claims and self._has_room(self._claims[0], now):
-            claim = self._claims.popleft()
-            try:
-                claim.weights.take()
-            except BudgetError as refusal:
-                claim.then(None, refusal)
-            else:
-                claim.then(None, None)
+        """In the order in which they came: a large model is not passed over for ever.
+
+        It is passed over while nobody is awake, who alone could make more room for it.
+        """
+        for claim in list(self._claims):
+            if self._has_room(claim, now):
+                self._claims.remove(claim)
+                self._settle_claim(claim)
+            elif any(model.is_up for model in self._models.values()):
+                return
+
+    @staticmethod
+    def _settle_claim(claim: Claim) -> None:
+        try:
+            claim.weights.take()
+        except BudgetError as refusal:
+            claim.then(None, refusal)
+        else:
+            claim.then(None, None)
 
     def _has_room(self, claim: Claim, now: float) -> bool:
         wants = {claim.weights.owner: claim.weights.chunks}

@@ -79,6 +79,7 @@ class AsyncFleet:
         self._streams = Streams(self._fleet, inbox)
         self._served: dict[str, ServedModel] = {}
         self._created: dict[str, float] = {}
+        self._roots: dict[str, str] = {}
         self._streams.loop.start()
         try:
             for blueprint in blueprints:
@@ -99,10 +100,9 @@ class AsyncFleet:
         name = blueprint.args.name
         engine = self._fleet.model(name).engine
         frontend = Frontend.of(blueprint, engine)
-        self._served[name] = ServedModel(
-            name, engine, frontend, self._streams, root=blueprint.args.model
-        )
+        self._served[name] = ServedModel(name, engine, frontend, self._streams)
         self._created[name] = time.time()
+        self._roots[name] = blueprint.args.model
 
     @property
     def models(self) -> list[ModelInfo]:
@@ -125,7 +125,7 @@ class AsyncFleet:
                 "activations": pool.held(owners.activations) * pool.chunk_bytes,
             },
             wake_seconds=self._fleet.model(name).wake_seconds,
-            root=served.root,
+            root=self._roots[name] if self._roots[name] != name else None,
         )
 
     def backend(self, name: str) -> ServedModel:
