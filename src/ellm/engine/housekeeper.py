@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ellm.core.config import ElasticPart
+from ellm.core.errors import DriverError
 from ellm.core.sequence import Sequence
 from ellm.core.units import MIB
 from ellm.engine.assembly import EngineMemory
@@ -40,8 +41,7 @@ class Housekeeper:
     def tidy(self, running: Iterable[Sequence]) -> None:
         """Do what can be done while nobody waits for it."""
         before = self._driver_seconds
-        if self._memory.pool.unmaps is not None:
-            self._memory.pool.unmaps.flush(wait=False)
+        self._unmap(wait=False)
         self._memory.kv.relax(LOW_WATER)
         if self._memory.pool.free < HIGH_WATER * self._memory.pool.total:
             self._memory.kv.copy_down()
@@ -51,8 +51,15 @@ class Housekeeper:
 
     def settle(self) -> None:
         """Unmap all that waits, now."""
-        if self._memory.pool.unmaps is not None:
-            self._memory.pool.unmaps.flush()
+        self._unmap(wait=True)
+
+    def _unmap(self, wait: bool) -> None:
+        pool = self._memory.pool
+        if pool.unmaps is not None:
+            try:
+                pool.unmaps.flush(wait)
+            except DriverError as refusal:  # what is left goes on waiting
+                pool.refusal = refusal
 
     @contextmanager
     def critical(self) -> Iterator[None]:
