@@ -55,7 +55,12 @@ class KvManager(Generic[Holding]):
         if (below := self._below) is not None:
             room.offer("leaving", Cost.LEAVING, lambda: below.leaving, below.release)
         if (kept := self._kept) is not None:
-            room.offer("prefix", Cost.PREFIX, lambda: kept.chunks, kept.release)
+            room.offer("prefix", Cost.PREFIX, lambda: self._idle_prefixes(kept), kept.release)
+
+    def _idle_prefixes(self, kept: KeptPrefixes[Holding]) -> int:
+        """At most how many chunks only kept prefixes hold; many of them share their beginning."""
+        beside = self._store.warm + self._spare()
+        return max(0, min(kept.chunks, self.room.pool.held(self.room.owners.kv) - beside))
 
     @property
     def arena(self) -> KvArena:
