@@ -278,8 +278,9 @@ class Engine:
         return released
 
     def release_idle(self) -> int:
-        """As `rest`, and kept prefixes go too."""
-        self._memory.kv.forget_prefixes()
+        """As `rest`, and kept prefixes go too: below, or for good where that has no room."""
+        if self._memory.kv.kept is not None:
+            self._memory.kv.kept.sink()
         return self.rest()
 
     def yield_memory(self) -> bool:
