@@ -59,7 +59,7 @@ class Engine:
         if memory.config.mode is MemoryMode.STATIC:
             fix_shares(memory, executor.activation_bytes, config)
         require_context(memory, executor.activation_bytes, config.max_model_len)
-        if not memory.config.uses(ElasticPart.PREFILL):
+        if config.max_num_batched_tokens or not memory.config.uses(ElasticPart.PREFILL):
             config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
