@@ -160,3 +160,16 @@ def test_a_prompt_in_one_piece_is_cut_only_when_it_is_alone_and_too_large() -> N
     bench.submit([2] * 90, 3)
     bench.drain()
     bench.end()
+
+
+def test_a_lowered_budget_takes_the_workspace_of_the_last_step_before_a_sequence() -> None:
+    bench = Bench(MemoryConfig(chunk_bytes=4 * KIB), SchedulerConfig(max_model_len=CONTEXT))
+    bench.submit([1] * 80, 10)
+    bench.step()
+    owners = bench.engine.snapshot().owners
+    assert owners["activations"] > 2
+    bench.pool.resize(owners["kv"] + 2)
+    bench.step()
+    assert bench.engine.stats.preemptions == 0
+    bench.drain()
+    bench.end()

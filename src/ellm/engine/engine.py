@@ -183,6 +183,7 @@ class Engine:
     def _plan(self) -> StepPlan | None:
         """The next step; None if nothing can run, though it may when copies have ended."""
         while self._memory.pool.free < 0:  # the budget was lowered
+            self._memory.kv.room.step_is_over()
             if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
                 break
         plan = self._scheduler.schedule(self.clock.now())
