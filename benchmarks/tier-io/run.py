@@ -24,9 +24,9 @@ from pathlib import Path
 
 from ellm.core.units import GIB, KIB, MIB, format_bytes, parse_bytes
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "engine"))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from machine import busy_seconds, commit, describe
+from harness.machine import busy_seconds, commit, describe
 
 HERE = Path(__file__).parent
 SIZES = tuple(256 * KIB << step for step in range(7))

@@ -20,10 +20,10 @@ from ellm.core.errors import (
     WakeFailed,
 )
 from ellm.core.units import MIB
-from ellm.engine.model import ModelState
 from ellm.llm.args import EngineArgs
 from ellm.llm.fleet import AsyncFleet, ModelInfo
 from ellm.llm.model_source import resolve_model
+from ellm.obs.models import ModelState
 
 MODELS = ("ellm-base", "ellm-draft")
 PROMPTS = ["def fib(n):", "Once upon a time", "The pool owns", "x = [", "import os\n", "A"]

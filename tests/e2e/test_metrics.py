@@ -117,6 +117,7 @@ def test_gauges(url: str) -> None:
 def test_elastic_memory(url: str, llm: ScriptedLLM) -> None:
     elastic = llm.stats.elastic
     elastic.inflations, elastic.deflations = 5, 4
+    llm.stats.fetched_tokens = 6
     elastic.moved_chunks.update(workspace=3, warm=2)
     elastic.swapped, elastic.recomputed = 7, 1
     elastic.critical_driver.observe(0.0003)
@@ -126,6 +127,7 @@ def test_elastic_memory(url: str, llm: ScriptedLLM) -> None:
     )
     llm.tier = TierSnapshot(capacity=1000, used=400, stats=moved)
     found = scrape(url)
+    assert found["vllm:external_prefix_cache_hits_total"] == {(): 6}
     assert found["ellm:inflations_total"] == {(): 5}
     assert found["ellm:deflations_total"] == {(): 4}
     assert found["ellm:moved_chunks_total"] == {

@@ -21,8 +21,8 @@ TEXT = "/v1/completions"
 
 def held(llm: AsyncLLM) -> int:
     """Chunks that requests hold; the weights' are the model's own."""
-    memory = llm.snapshot().memory
-    return sum(memory.held.values()) - memory.held["weights"]
+    owners = llm.snapshot().owners
+    return owners["kv"] + owners["activations"]
 
 
 def test_a_burst_with_aborts_leaves_nothing(url: str, bundled: AsyncLLM) -> None:
@@ -53,9 +53,9 @@ def test_a_burst_with_aborts_leaves_nothing(url: str, bundled: AsyncLLM) -> None
     eventually(lambda: held(bundled) == 0, 20.0)
     now = bundled.snapshot()
     assert (now.running, now.waiting, now.kv_usage) == (0, 0, 0.0)
-    assert now.memory.free + now.memory.held["weights"] == now.memory.total
+    assert now.memory.free + now.owners["weights"] == now.memory.total
     assert bundled.stats.finished["abort"] > aborted
-    physical = now.memory.held["weights"] * now.memory.chunk_bytes
+    physical = now.owners["weights"] * now.memory.chunk_bytes
     eventually(lambda: bundled.snapshot().memory.physical_bytes == physical, 20.0)
 
 

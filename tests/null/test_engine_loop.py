@@ -22,7 +22,7 @@ from ellm.engine.errand import HelperThread
 from ellm.engine.fleet import EngineFleet, Refusal
 from ellm.engine.inbox import Inbox
 from ellm.engine.loop import EngineLoop
-from ellm.engine.model import ModelState
+from ellm.obs.models import ModelState
 from ellm.sim.clock import VirtualClock
 from ellm.sim.replay import SimHouse, SimModel, SimTenant
 

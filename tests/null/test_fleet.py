@@ -27,15 +27,13 @@ from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.fleet import EngineFleet
-from ellm.engine.model import ModelState
+from ellm.obs.models import ModelState
 from ellm.sim.clock import VirtualClock
 from ellm.sim.helper import SimHelper
 from ellm.sim.replay import SimHouse, SimModel, SimTenant
 
 CHUNK = 4 * KIB
 CONTEXT = 64
-# KV of a whole context (64 tokens of 4 layers of 64 bytes) and the workspace of its smallest step.
-ALONE = 4 + 17
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ from ellm.core.units import format_bytes, parse_bytes, parse_seconds
 from ellm.llm.args import EngineArgs
 
 if TYPE_CHECKING:
-    from ellm.server.backend import Fleet, LoneBackend
+    from ellm.server.backend import Fleet
 
 Models = Annotated[
     list[str] | None,
@@ -138,9 +138,12 @@ class Household:
 
     def open(self, progress: Callable[[int, int], None]) -> Fleet:
         """Load them all; raises what the engine raises."""
-        from ellm import AsyncLLM
-        from ellm.server.sole import SoleModel
+        from ellm.llm.fleet import AsyncFleet
 
-        if len(self.models) > 1 or self.idle_release or self.floors or self.ceilings:
-            raise ConfigError("several models, and shares of memory, need AsyncFleet")
-        return SoleModel(cast("LoneBackend", AsyncLLM(self.models[0], progress=progress)))
+        return AsyncFleet(
+            self.models,
+            idle_release=self.idle_release,
+            floors=self.floors,
+            ceilings=self.ceilings,
+            progress=progress,
+        )

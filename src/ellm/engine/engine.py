@@ -65,7 +65,7 @@ class Engine:
         self.clock = clock
         wished = Objectives(ttft=config.ttft_slo, tpot=config.tpot_slo)
         self.goodput = Goodput(wished, clock.now())
-        self.stats = EngineStats(elastic=memory.kv.room.stats)
+        self.stats = EngineStats(elastic=memory.kv.room.stats, goodput=self.goodput)
         self._memory = memory
         self._executor = executor
         self._keeper = Housekeeper(memory)
@@ -177,6 +177,7 @@ class Engine:
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
         seconds = self.clock.now() - started
         self._cost.observe(plan.load, seconds)
+        self.stats.step_time_error = self._cost.error
         self._policy.stepped(plan.load, seconds)
         return news
 
@@ -279,8 +280,9 @@ class Engine:
         return released
 
     def release_idle(self) -> int:
-        """As `rest`, and kept prefixes go too."""
-        self._memory.kv.forget_prefixes()
+        """As `rest`, and kept prefixes go too: below, or for good where that has no room."""
+        if self._memory.kv.kept is not None:
+            self._memory.kv.kept.sink()
         return self.rest()
 
     def yield_memory(self) -> bool:

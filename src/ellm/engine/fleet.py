@@ -20,12 +20,13 @@ from ellm.core.output import SequenceOutput
 from ellm.core.request import Request
 from ellm.core.units import format_bytes
 from ellm.engine.errand import Errand, Helper, Then, send
-from ellm.engine.model import Model, ModelState, Tenant
+from ellm.engine.model import Model, Tenant
 from ellm.engine.residency import IdleModel, Residency
 from ellm.kv.room import Owners
 from ellm.memory.balloon import Balloon
 from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
+from ellm.obs.models import ModelState
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,9 @@ class Housekeeper:
         before = self._driver_seconds
         self._unmap(wait=False)
         self._memory.kv.relax(LOW_WATER)
-        if self._memory.pool.free < HIGH_WATER * self._memory.pool.total:
-            self._memory.kv.copy_down()
+        kept, pool = self._memory.kv.kept, self._memory.pool
+        if kept is not None and pool.free < HIGH_WATER * pool.total:
+            kept.copy_down()
         if self._premaps:
             self._map_ahead(running)
         self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)

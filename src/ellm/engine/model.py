@@ -4,31 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 from ellm.engine.engine import Engine
 from ellm.engine.weights import ModelWeights
 from ellm.memory.balloon import Source
-
-
-class ModelState(Enum):
-    """Where a model is in its life.
-
-    LOADING ──▶ AWAKE ──▶ FALLING_ASLEEP ──▶ ASLEEP ──▶ WAKING ──▶ AWAKE
-                  │               └ its bytes go below │  ◀────┘ if that fails
-                  └─────────────▶ LEAVING ◀────────────┘
-
-    Requests may wait in every state but LOADING, when the model is not known yet, and LEAVING,
-    when it takes none.
-    """
-
-    LOADING = "loading"
-    AWAKE = "awake"
-    FALLING_ASLEEP = "falling asleep"
-    ASLEEP = "asleep"
-    WAKING = "waking"
-    LEAVING = "leaving"
+from ellm.obs.models import ModelState
 
 
 def nothing_to_wait_for() -> Future[None]:
@@ -63,7 +44,8 @@ class Model:
     `idle_since` is when the model was first seen without requests, None while it has some.
 
     `stalled_since` is when it first had work but no memory for any of it, None while it goes on.
-    `rested` says that its idle memory is back in the pool; `awake_since` when it last awoke;
+    `rested` says that its idle memory is back in the pool, `forgetful` that its kept prefixes are
+    too; `awake_since` when it last awoke;
     `wake_seconds` how long that took.  `changing` is done but while its state does; `source`
     is how the balloon knows it.
     """
@@ -76,6 +58,7 @@ class Model:
     idle_since: float | None = None
     stalled_since: float | None = None
     rested: bool = False
+    forgetful: bool = False
     wake_seconds: float | None = None
     source: Source | None = field(default=None, repr=False)
     changing: Future[None] = field(default_factory=nothing_to_wait_for, repr=False)

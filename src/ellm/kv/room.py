@@ -83,6 +83,8 @@ class Room:
 
         Sources that cost more than `most` are not asked.
         """
+        if activation_bytes > self._workspace.capacity:  # the budget was smaller at the start
+            return False
         self._idle_workspace.keep = activation_bytes
         want = ceil_div(activation_bytes, self.pool.chunk_bytes)
 

@@ -6,18 +6,17 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ellm.core.clock import MonotonicClock
 from ellm.core.config import MemoryMode
-from ellm.core.errors import ConfigError
+from ellm.core.errors import ConfigError, ModelNotFound
 from ellm.core.units import ceil_div, parse_bytes
 from ellm.engine.errand import HelperThread
 from ellm.engine.fleet import EngineFleet
 from ellm.engine.inbox import Inbox
-from ellm.engine.model import ModelState
 from ellm.kv.room import Owners
 from ellm.llm.args import PROCESS_OPTIONS, EngineArgs
 from ellm.llm.blueprint import Blueprint
@@ -25,25 +24,10 @@ from ellm.llm.build import House, Progress, prepare_device
 from ellm.llm.frontend import Frontend
 from ellm.llm.served_model import ServedModel, read_beside
 from ellm.llm.streams import Streams
+from ellm.obs.models import ModelInfo, ModelState
 from ellm.obs.snapshot import MemorySnapshot
 
 Sizes = Mapping[str, str | int]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """`created` is when it was loaded, in Unix seconds; `held` its bytes by kind: weights, kv,
-    activations; `wake_seconds` how long it last took to wake, None if it never did.
-
-    Of a model that is still loading only the name is known; its context is given as 0.
-    """
-
-    name: str
-    state: ModelState
-    max_model_len: int = 0
-    created: float = 0.0
-    held: Mapping[str, int] | None = None
-    wake_seconds: float | None = None
 
 
 class AsyncFleet:
@@ -95,6 +79,7 @@ class AsyncFleet:
         self._streams = Streams(self._fleet, inbox)
         self._served: dict[str, ServedModel] = {}
         self._created: dict[str, float] = {}
+        self._roots: dict[str, str] = {}
         self._streams.loop.start()
         try:
             for blueprint in blueprints:
@@ -117,6 +102,7 @@ class AsyncFleet:
         frontend = Frontend.of(blueprint, engine)
         self._served[name] = ServedModel(name, engine, frontend, self._streams)
         self._created[name] = time.time()
+        self._roots[name] = blueprint.args.model
 
     @property
     def models(self) -> list[ModelInfo]:
@@ -139,11 +125,14 @@ class AsyncFleet:
                 "activations": pool.held(owners.activations) * pool.chunk_bytes,
             },
             wake_seconds=self._fleet.model(name).wake_seconds,
+            root=self._roots[name] if self._roots[name] != name else None,
         )
 
     def backend(self, name: str) -> ServedModel:
         """The model as a server sees it.  Raises ModelNotFound."""
         self._fleet.model(name)
+        if name not in self._served:
+            raise ModelNotFound(f"model {name!r} is still being loaded: try again soon")
         return self._served[name]
 
     async def load(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ellm.core.clock import Clock
+from ellm.core.objectives import Objectives
 from ellm.core.sampling import SamplingParams
 from ellm.engine.engine import Engine
 from ellm.llm.blueprint import Blueprint
@@ -44,12 +45,16 @@ class Frontend:
         params: SamplingParams,
         priority: int = 0,
         delta: bool = False,
+        objectives: Objectives | None = None,
+        cache_salt: str | None = None,
     ) -> RequestTracker:
         """A request for the engine under `engine_id`, whose outputs bear the caller's id.
 
         Raises RequestError for one that cannot be served.
         """
-        request, text = self.processor.process(engine_id, prompt, params, priority)
+        request, text = self.processor.process(
+            engine_id, prompt, params, priority, objectives, cache_salt
+        )
         return RequestTracker(request, request_id, text, self.tokenizer, self.clock, delta)
 
     def chat_prompt(

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from ellm.core.errors import EngineDead, QueueFull
+from ellm.core.objectives import Objectives
 from ellm.core.sampling import SamplingParams
 from ellm.engine.engine import Engine
 from ellm.llm.frontend import Frontend
@@ -59,20 +60,26 @@ class ServedModel:
         *,
         priority: int = 0,
         delta: bool = False,
+        objectives: Objectives | None = None,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs as they come, until one is `finished`.
 
         Each output is cumulative; with `delta` it has only what is new, of the choices that have
         news.  News that arrive while the consumer is busy are merged into one output.  Closing the
         iterator, or cancelling the task, ends the request at once.  `request_id` is the caller's
-        own and need not be unique.  A model that sleeps is woken first.  Raises RequestError for a
-        request that cannot be served, QueueFull for one that cannot be served now, WakeFailed,
-        ModelNotFound once the model has been unloaded, and EngineDead.
+        own and need not be unique.  `objectives` override the engine's, field by field; requests
+        of different `cache_salt` share no prefix.  A model that sleeps is woken first.
+
+        Raises RequestError for a request that cannot be served, QueueFull for one that cannot be
+        served now, WakeFailed, ModelNotFound once the model is being unloaded, and EngineDead.
         """
         if self.is_draining:
             raise QueueFull("the engine is shutting down")
         engine_id = self._streams.new_id(request_id)
-        tracker = self._frontend.track(engine_id, request_id, prompt, params, priority, delta)
+        tracker = self._frontend.track(
+            engine_id, request_id, prompt, params, priority, delta, objectives, cache_salt
+        )
         async with aclosing(self._streams.follow(self.model_name, tracker)) as outputs:
             async for output in outputs:
                 yield output

@@ -10,12 +10,17 @@ from enum import Enum
 class ModelState(Enum):
     """Where a model is in its life.
 
-    LOADING ──▶ AWAKE ──────────▶ ASLEEP ──▶ WAKING ──▶ AWAKE
-                  └─▶ LEAVING ◀─────┘ ◀──────────┘ if that fails
+    LOADING ──▶ AWAKE ──▶ FALLING_ASLEEP ──▶ ASLEEP ──▶ WAKING ──▶ AWAKE
+                  │               └ its bytes go below │  ◀────┘ if that fails
+                  └─────────────▶ LEAVING ◀────────────┘
+
+    Requests may wait in every state but LOADING, when the model is not known yet, and LEAVING,
+    when it takes none.
     """
 
     LOADING = "loading"
     AWAKE = "awake"
+    FALLING_ASLEEP = "falling asleep"
     ASLEEP = "asleep"
     WAKING = "waking"
     LEAVING = "leaving"
@@ -27,7 +32,7 @@ class ModelInfo:
 
     `max_model_len` is in tokens; `created` is when it was loaded, in Unix seconds.  `held` are its
     bytes by kind: weights, activations, kv.  `wake_seconds` is how long it last took to wake,
-    None if it never slept.  `root` is where it was loaded from, None where that is its name.
+    None if it never did.  `root` is where it was loaded from, None where that is its name.
     """
 
     name: str
