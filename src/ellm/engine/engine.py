@@ -59,7 +59,7 @@ class Engine:
         if memory.config.mode is MemoryMode.STATIC:
             fix_shares(memory, executor.activation_bytes, config)
         require_context(memory, executor.activation_bytes, config.max_model_len)
-        if not memory.config.uses(ElasticPart.PREFILL):
+        if config.max_num_batched_tokens or not memory.config.uses(ElasticPart.PREFILL):
             config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
@@ -184,6 +184,7 @@ class Engine:
     def _plan(self) -> StepPlan | None:
         """The next step; None if nothing can run, though it may when copies have ended."""
         while self._memory.pool.free < 0:  # the budget was lowered
+            self._memory.kv.room.step_is_over()
             if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
                 break
         plan = self._scheduler.schedule(self.clock.now())
