@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from harness.plot import bars, panels, save, styles
+from harness.results import load
 from run import FIGURES
 
 HERE = Path(__file__).resolve().parent
-COLOURS = {"ellm": "#0b6e4f", "transformers": "#9aa5b1", "transformers-cb": "#cbd2d9"}
 
 
 def main() -> None:
-    last = (HERE / "results.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-    run = json.loads(last)
-    names = list(run["engines"])
-    mpl.rcParams.update({"svg.hashsalt": "ellm", "font.size": 9})
-    figure, axes = plt.subplots(1, len(FIGURES), figsize=(9, 2.4), layout="constrained")
+    run = load(HERE / "results.jsonl")[-1]
+    figure, axes = panels(1, len(FIGURES), height=2.4)
+    look = styles(list(run["engines"]))
     for axis, (key, title) in zip(axes, FIGURES.items(), strict=True):
-        values = [run["engines"][name][key] for name in names]
-        colours = [COLOURS.get(name, "#9aa5b1") for name in names]
-        bars = axis.barh(names, values, color=colours)
-        axis.bar_label(
-            bars, [f" {value:.0f}" if value >= 100 else f" {value:.3g}" for value in values]
-        )
-        axis.set_title(title, fontsize=9)
-        axis.set_xlim(0, 1.2 * max(values))
-        axis.invert_yaxis()
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
-        axis.tick_params(bottom=False, labelbottom=False, left=False)
+        bars(axis, {name: engine[key] for name, engine in run["engines"].items()}, look)
+        axis.set_title(title)
         if axis is not axes[0]:
             axis.set_yticklabels([])
-    machine = run["machine"]
-    figure.suptitle(
-        f"168 M-parameter Llama, bf16, {run['threads']} threads on {machine['cpu']}; "
-        f"medians of {run['rounds']} alternating rounds ({run['commit']})",
-        fontsize=8,
+    caption = (
+        f"168 M-parameter Llama, bf16, {run['threads']} threads, "
+        f"medians of {run['rounds']} alternating rounds"
     )
-    figure.savefig(HERE / "engine.svg", metadata={"Date": None})
+    save(figure, HERE / "engine.svg", run, caption)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import shlex
 import statistics
-import subprocess
 import sys
-import time
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import checkpoint
-import machine
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from harness.options import parser
+from harness.random_llama import LLAMA_168M
+from harness.results import Trial, append, ratios
+from harness.rounds import alternate
+from harness.worker import Worker
 from worker import ENGINES
 
 HERE = Path(__file__).resolve().parent
@@ -34,66 +33,40 @@ FIGURES = {
 class Engine:
     """A worker process, loaded once; trials are tokens per second by figure."""
 
-    def __init__(self, name: str, model: Path, threads: int, log_dir: Path) -> None:
+    def __init__(self, name: str, model: Path, threads: int) -> None:
         self.name = name
-        self.log = log_dir / f"{name}.log"
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "worker.py"), name, str(model), str(threads)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        self.load_seconds = float(self._read()["load_seconds"])
-        self.peak_rss = 0
+        opening = {"engine": name, "model": str(model), "threads": threads}
+        self._worker = Worker(HERE / "worker.py", opening)
+        self.load_seconds = self._worker.load_seconds
+        self.peak_rss = self._worker.load_peak_rss
         self.trials: dict[str, list[float]] = defaultdict(list)
         self.other_cpus: list[float] = []
 
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"error: {self.name} stopped; its log is {self.log}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
     def seconds(self, prompts: list[list[int]], n: int) -> float:
         """Time in which the engine continues every prompt by n tokens."""
-        assert self._process.stdin is not None
-        before, start = machine.busy_seconds(), time.perf_counter()
-        self._process.stdin.write(json.dumps({"prompts": prompts, "n": n}) + "\n")
-        self._process.stdin.flush()
-        answer = self._read()
-        wall = time.perf_counter() - start
+        answer = self._worker.ask({"prompts": prompts, "n": n})
         assert answer["tokens"] == n * len(prompts), (self.name, answer, n, len(prompts))
         self.peak_rss = max(self.peak_rss, answer["peak_rss"])
-        others = machine.busy_seconds() - before - answer["cpu"]
-        self.other_cpus.append(max(others, 0.0) / wall)
+        self.other_cpus.append(answer["other_cpus"])
         return float(answer["seconds"])
 
     def warm_up(self, rng: random.Random) -> None:
         """Reach the shapes that are measured, then forget what they cost."""
-        self.seconds([prompt(1024, rng)], 2)
-        self.seconds([prompt(128, rng) for _ in range(CONCURRENCY)], 4)
+        self.seconds([LLAMA_168M.prompt(1024, rng)], 2)
+        self.seconds([LLAMA_168M.prompt(128, rng) for _ in range(CONCURRENCY)], 4)
         self.other_cpus.clear()
 
     def measure(self, rng: random.Random) -> None:
         """One trial of every figure."""
-        self.trials["prefill"].append(1024 / self.seconds([prompt(1024, rng)], 1))
-        one = [prompt(128, rng)]
+        self.trials["prefill"].append(1024 / self.seconds([LLAMA_168M.prompt(1024, rng)], 1))
+        one = [LLAMA_168M.prompt(128, rng)]
         first, all_of_them = self.seconds(one, 1), self.seconds(one, 129)
         self.trials["decode"].append(128 / (all_of_them - first))
-        batch = [prompt(128, rng) for _ in range(CONCURRENCY)]
+        batch = [LLAMA_168M.prompt(128, rng) for _ in range(CONCURRENCY)]
         self.trials["concurrent"].append(CONCURRENCY * 128 / self.seconds(batch, 128))
 
     def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        self._worker.stop()
 
     def report(self) -> dict[str, Any]:
         return {
@@ -101,29 +74,25 @@ class Engine:
             "peak_rss": self.peak_rss,
             "load_seconds": self.load_seconds,
             "other_cpus": statistics.median(self.other_cpus),
-            "trials": dict(self.trials),
         }
 
 
-def prompt(length: int, rng: random.Random) -> list[int]:
-    return [rng.randrange(3, checkpoint.VOCABULARY) for _ in range(length)]
-
-
-def ratios(engines: list[Engine]) -> dict[str, dict[str, float]]:
-    """Median over the rounds of a figure divided by the baseline's in the same round."""
-    base = next((engine for engine in engines if engine.name == BASELINE), None)
-    if base is None:
-        return {}
-    return {
-        engine.name: {
-            name: statistics.median(
-                mine / theirs
-                for mine, theirs in zip(engine.trials[name], base.trials[name], strict=False)
-            )
-            for name in FIGURES
-        }
+def trials_of(engines: list[Engine]) -> list[Trial]:
+    return [
+        {"round": number, "arm": engine.name, name: value}
         for engine in engines
-    }
+        for name in FIGURES
+        for number, value in enumerate(engine.trials[name])
+    ]
+
+
+def ratios_of(engines: list[Engine]) -> dict[str, dict[str, float]]:
+    """Median over the rounds of a figure divided by the baseline's in the same round."""
+    table: dict[str, dict[str, float]] = defaultdict(dict)
+    for name in FIGURES:
+        for (engine,), ratio in ratios(trials_of(engines), name, BASELINE).items():
+            table[engine][name] = ratio
+    return dict(table)
 
 
 def table(run: dict[str, Any]) -> str:
@@ -139,48 +108,32 @@ def table(run: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--engines", default=",".join(ENGINES))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=HERE / "results.jsonl")
-    return parser.parse_args()
-
-
 def main() -> None:
-    asked = arguments()
-    model = checkpoint.cached()
+    asked = parser(__doc__ or "", HERE, list(ENGINES), rounds=5).parse_args()
+    model = LLAMA_168M.cached()
     rng = random.Random(asked.seed)
     engines = []
-    for name in asked.engines.split(","):
-        engines.append(Engine(name, model, asked.threads, model.parent))
+    for name in asked.arms:
+        engines.append(Engine(name, model, asked.threads))
         engines[-1].warm_up(rng)
         print(f"{name} loaded in {engines[-1].load_seconds:.1f} s", file=sys.stderr)
-    for number in range(asked.rounds):
-        turn = number % len(engines)
-        for engine in engines[turn:] + engines[:turn]:
-            if number and engine.name in SLOW:
-                continue
-            engine.measure(rng)
-            latest = ", ".join(f"{name} {engine.trials[name][-1]:.4g}" for name in FIGURES)
-            print(f"round {number + 1}, {engine.name}: {latest}", file=sys.stderr)
+    for number, engine in alternate(asked.rounds, engines):
+        if number and engine.name in SLOW:
+            continue
+        engine.measure(rng)
+        latest = ", ".join(f"{name} {engine.trials[name][-1]:.4g}" for name in FIGURES)
+        print(f"round {number + 1}, {engine.name}: {latest}", file=sys.stderr)
     for engine in engines:
         engine.stop()
-    run = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe(),
-        "command": shlex.join(["python", "benchmarks/engine/run.py", *sys.argv[1:]]),
-        "seed": asked.seed,
-        "threads": asked.threads,
-        "rounds": asked.rounds,
-        "ratios": ratios(engines),
-        "engines": {engine.name: engine.report() for engine in engines},
-    }
-    with asked.output.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(run) + "\n")
+    run = append(
+        asked.output,
+        seed=asked.seed,
+        trials=trials_of(engines),
+        threads=asked.threads,
+        rounds=asked.rounds,
+        ratios=ratios_of(engines),
+        engines={engine.name: engine.report() for engine in engines},
+    )
     print(table(run))
 
 

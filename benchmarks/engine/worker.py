@@ -1,19 +1,17 @@
-"""One engine behind a line protocol on stdin and stdout.
+"""One engine in a process of its own (harness/worker.py).
 
-worker.py ENGINE MODEL THREADS
-in   {"prompts": [[ids], ...], "n": 128}
-out  {"seconds": 1.5, "cpu": 2.9, "tokens": 2048, "peak_rss": bytes}
+opening    {"engine": name, "model": directory, "threads": 2}
+question   {"prompts": [[ids], ...], "n": 128}
+answer     {"seconds": 1.5, "tokens": 2048}
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
+
+from harness.worker import Json, serve
 
 Prompts = Sequence[Sequence[int]]
 Generate = Callable[[Prompts, int], int]
@@ -92,36 +90,19 @@ def transformers_cb(model: str) -> Generate:
 ENGINES = {"ellm": ellm, "transformers": transformers, "transformers-cb": transformers_cb}
 
 
-def peak_rss() -> int:
-    """Most bytes of real memory this process ever held."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmHWM in /proc/self/status")
-
-
-def main() -> None:
-    name, model, threads = sys.argv[1:]
-    protocol = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever an engine prints goes to the log
+def load(opening: Json) -> Callable[[Json], Json]:
     import torch
 
-    torch.set_num_threads(int(threads))
-    start = time.perf_counter()
-    generate = ENGINES[name](model)
-    print(json.dumps({"load_seconds": time.perf_counter() - start}), file=protocol)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        start, cpu = time.perf_counter(), time.process_time()
-        tokens = generate(asked["prompts"], asked["n"])
-        answer = {
-            "seconds": time.perf_counter() - start,
-            "cpu": time.process_time() - cpu,
-            "tokens": tokens,
-            "peak_rss": peak_rss(),
-        }
-        print(json.dumps(answer), file=protocol)
+    torch.set_num_threads(opening["threads"])
+    generate = ENGINES[opening["engine"]](opening["model"])
+
+    def answer(question: Json) -> Json:
+        start = time.perf_counter()
+        tokens = generate(question["prompts"], question["n"])
+        return {"seconds": time.perf_counter() - start, "tokens": tokens}
+
+    return answer
 
 
 if __name__ == "__main__":
-    main()
+    serve(load)

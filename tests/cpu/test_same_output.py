@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ellm.core.config import KvLayout
+from ellm.core.plan import StepPlan
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB, MIB
@@ -95,13 +96,67 @@ def test_the_same_words_after_preemptions(layout: KvLayout, truth: Answers) -> N
     rng = random.Random(5)
 
     def squeeze() -> None:
-        """Now and then, leave KV less than it holds: room for one sequence, or for a few."""
+        """Now and then, change the budget: room for one sequence beside the weights, or a few."""
         if rng.random() < 0.3:
-            ledger = built.engine._memory.pool.ledger
-            ledger.limit("kv", ceiling=rng.randrange(400, 4000))
+            pool = built.engine._memory.pool
+            pool.resize(pool.held("weights") + rng.randrange(2500, 9000))
 
     assert answers(built.engine, squeeze) == truth
     assert built.engine.stats.preemptions > 20
+    built.engine.close()
+
+
+@pytest.mark.parametrize("layout", list(KvLayout))
+def test_the_same_words_after_parking_below(
+    layout: KvLayout, truth: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = replace(BASE, kv_layout=layout, chunk_bytes=4 * KIB, enable_prefix_caching=True)
+    below = replace(args, kv_offloading_size=64 * MIB, kv_offloading_dir=str(tmp_path))
+    built = build(below)
+    monkeypatch.setattr(built.engine._scheduler, "_fetching_pays", lambda tokens, seconds: True)
+    rng = random.Random(5)
+
+    def squeeze() -> None:
+        if rng.random() < 0.3:
+            pool = built.engine._memory.pool
+            pool.resize(pool.held("weights") + rng.randrange(2500, 9000))
+
+    assert answers(built.engine, squeeze) == truth
+    assert built.engine.stats.elastic.swapped > 20
+    tiers = built.engine._memory.tiers
+    assert tiers is not None
+    assert tiers.stats.loads > 10
+    built.engine.release_idle()
+    assert built.engine.snapshot().owners["kv"] == 0
+    built.engine.close()
+
+
+def test_the_same_words_layer_by_layer(
+    truth: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts that keep few layers in memory, and some that decode so."""
+    args = replace(BASE, chunk_bytes=4 * KIB, max_num_seqs=12)
+    built = build(replace(args, kv_offloading_size=256 * MIB, kv_offloading_dir=str(tmp_path)))
+    kv, scheduler = built.engine._memory.kv, built.engine._scheduler
+    rng = random.Random(5)
+    monkeypatch.setattr(kv, "could_hold", lambda tokens, soon=True: rng.random() < 0.3)
+    monkeypatch.setattr(kv.room, "spare", lambda price: rng.randrange(20, 60))
+    monkeypatch.setattr(built.engine._memory.tiers, "store_seconds", lambda size: 0.0)
+    steps = 0
+    make, aside = kv.ferry, scheduler._set_layered_aside
+
+    def counted(plan: StepPlan) -> object:
+        nonlocal steps
+        ferry = make(plan)
+        steps += ferry is not None
+        return ferry
+
+    monkeypatch.setattr(kv, "ferry", counted)
+    monkeypatch.setattr(
+        scheduler, "_set_layered_aside", lambda: aside() if rng.random() < 0.5 else None
+    )
+    assert answers(built.engine) == truth
+    assert steps > 15
     built.engine.close()
 
 

@@ -8,8 +8,10 @@ Where the real one would let a mistake pass (releasing a handle that is still ma
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -49,6 +51,16 @@ class CUdevice_attribute(IntEnum):
     CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED = 102
 
 
+class CUstream_flags(IntEnum):
+    CU_STREAM_DEFAULT = 0
+    CU_STREAM_NON_BLOCKING = 1
+
+
+class CUevent_flags(IntEnum):
+    CU_EVENT_BLOCKING_SYNC = 1
+    CU_EVENT_DISABLE_TIMING = 2
+
+
 @dataclass
 class Location:
     type: CUmemLocationType = CUmemLocationType.CU_MEM_LOCATION_TYPE_INVALID
@@ -81,6 +93,20 @@ class Mapping:
     access: bool = False
 
 
+@dataclass(eq=False)
+class Stream:
+    """Copies that were begun; they happen when something waits for them."""
+
+    pending: list[Callable[[], tuple[Any, ...]]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Event:
+    """What a stream had still to do when the event was recorded."""
+
+    pending: list[Callable[[], tuple[Any, ...]]] = field(default_factory=list)
+
+
 class CUdeviceptr(int):
     """An address as the bindings return it."""
 
@@ -100,6 +126,8 @@ class FakeCuda:
     CUdevice_attribute = CUdevice_attribute
     CUmemAllocationProp = CUmemAllocationProp
     CUmemAccessDesc = CUmemAccessDesc
+    CUstream_flags = CUstream_flags
+    CUevent_flags = CUevent_flags
 
     def __init__(
         self, capacity: int, granularity: int = 1 << 16, cached: int = 0, devices: int = 1
@@ -114,6 +142,10 @@ class FakeCuda:
         self.handles: set[Handle] = set()
         self.reservations: dict[int, int] = {}
         self.mappings: dict[int, Mapping] = {}
+        self.pinned: dict[int, ctypes.Array[ctypes.c_char]] = {}
+        self.pinned_limit = 1 << 40
+        self.streams: set[Stream] = set()
+        self.events: set[Event] = set()
         self.retained = 0
         self._initialised = False
         self._next_address = 1 << 44
@@ -127,9 +159,10 @@ class FakeCuda:
 
     @property
     def idle(self) -> bool:
-        """Nothing is reserved, created, mapped or retained, and no context is left current."""
-        left = (self.handles, self.reservations, self.mappings, self.retained, self._contexts)
-        return not any(left)
+        """Nothing is reserved, created, mapped, pinned or retained, and no context is current."""
+        device = (self.handles, self.reservations, self.mappings, self.retained, self._contexts)
+        host = (self.pinned, self.streams, self.events)
+        return not any(device) and not any(host)
 
     @property
     def _contexts(self) -> list[str]:
@@ -314,6 +347,99 @@ class FakeCuda:
             return trouble
         data = self._read(source, count)
         return (CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,) if data is None else self._write(target, data)
+
+    def cuMemHostAlloc(self, size: int, flags: int) -> tuple[Any, ...]:
+        trouble = self._trouble("cuMemHostAlloc")
+        if trouble:
+            return (*trouble, None)
+        if sum(map(len, self.pinned.values())) + size > self.pinned_limit:
+            return (CUresult.CUDA_ERROR_OUT_OF_MEMORY, None)
+        pages = ctypes.create_string_buffer(size + 4096)
+        address = -(-ctypes.addressof(pages) // 4096) * 4096
+        self.pinned[address] = pages
+        return (*OK, address)
+
+    def cuMemFreeHost(self, address: int) -> tuple[Any, ...]:
+        trouble = self._trouble("cuMemFreeHost")
+        if trouble:
+            return trouble
+        return OK if self.pinned.pop(address, None) is not None else INVALID
+
+    def cuStreamCreate(self, flags: int) -> tuple[Any, ...]:
+        trouble = self._trouble("cuStreamCreate")
+        if trouble or flags != CUstream_flags.CU_STREAM_NON_BLOCKING:
+            return (*(trouble or INVALID), None)
+        stream = Stream()
+        self.streams.add(stream)
+        return (*OK, stream)
+
+    def cuStreamDestroy(self, stream: Stream) -> tuple[Any, ...]:
+        trouble = self._trouble("cuStreamDestroy")
+        if trouble or stream.pending or stream not in self.streams:
+            return trouble or INVALID
+        self.streams.remove(stream)
+        return OK
+
+    def cuEventCreate(self, flags: int) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventCreate")
+        if trouble:
+            return (*trouble, None)
+        event = Event()
+        self.events.add(event)
+        return (*OK, event)
+
+    def cuEventRecord(self, event: Event, stream: Stream) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventRecord")
+        if trouble:
+            return trouble
+        event.pending, stream.pending = event.pending + stream.pending, []
+        return OK
+
+    def cuEventSynchronize(self, event: Event) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventSynchronize")
+        pending, event.pending = event.pending, []
+        results = [copy() for copy in pending]
+        return trouble or next((result for result in results if result != OK), OK)
+
+    def cuEventDestroy(self, event: Event) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventDestroy")
+        if trouble or event not in self.events:
+            return trouble or INVALID
+        self.events.remove(event)
+        return OK
+
+    def cuMemcpyDtoHAsync(
+        self, target: int, source: int, count: int, stream: Stream
+    ) -> tuple[Any, ...]:
+        trouble = self._trouble("cuMemcpyDtoHAsync")
+        if trouble or stream not in self.streams or not self._is_pinned(target, count):
+            return trouble or INVALID
+
+        def copy() -> tuple[Any, ...]:
+            data = self._read(source, count)
+            if data is None:
+                return (CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,)
+            ctypes.memmove(target, data, count)
+            return OK
+
+        stream.pending.append(copy)
+        return OK
+
+    def cuMemcpyHtoDAsync(
+        self, target: int, source: int, count: int, stream: Stream
+    ) -> tuple[Any, ...]:
+        trouble = self._trouble("cuMemcpyHtoDAsync")
+        if trouble or stream not in self.streams or not self._is_pinned(source, count):
+            return trouble or INVALID
+        stream.pending.append(lambda: self._write(target, ctypes.string_at(source, count)))
+        return OK
+
+    def _is_pinned(self, address: int, count: int) -> bool:
+        """Copies of other memory would not run beside anything."""
+        return any(
+            start <= address and address + count <= start + len(pages)
+            for start, pages in list(self.pinned.items())
+        )
 
     def _whole(self, address: int, size: int) -> list[Mapping] | None:
         """The mappings that make up exactly this range; None if there is a gap or a part."""

@@ -48,6 +48,8 @@ class SchedulingPolicy(Enum):
     SLO = "slo"
 
 
+# What vLLM takes for a step of an online server.
+DEFAULT_STEP_TOKENS = 2048
 ALL_PARTS = frozenset(ElasticPart)
 
 
@@ -99,6 +101,13 @@ class SchedulerConfig:
     policy: SchedulingPolicy = SchedulingPolicy.FCFS
     ttft_slo: float | None = None
     tpot_slo: float | None = None
+
+    @property
+    def step_tokens(self) -> int:
+        """Most tokens a step may be planned for where memory and time do not decide."""
+        if not self.chunked_prefill:
+            return max(self.max_model_len, self.max_num_batched_tokens or 0)
+        return self.max_num_batched_tokens or DEFAULT_STEP_TOKENS
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ellm.core.layers import KvTable
+from ellm.core.load import StepLoad
 from ellm.core.sampling import SamplingParams
 
 
@@ -80,3 +81,11 @@ class StepPlan:
 
     steps: tuple[SequenceStep, ...]
     shape: StepShape
+
+    @property
+    def load(self) -> StepLoad:
+        """What the step costs in time."""
+        load = StepLoad()
+        for step in self.steps:
+            load = load.with_sequence(len(step.tokens), step.length)
+        return load

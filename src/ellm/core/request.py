@@ -15,7 +15,8 @@ class Request:
     `end_token_ids` end the text unless the request ignores them (the model's own end-of-text
     tokens).  `arrival` is in the engine clock's seconds.  `params.max_tokens` is always a number
     here: the caller fills the context when the user gave none.  A lower `priority` goes first.
-    `objectives` overrides the engine's, field by field.
+    `objectives` overrides the engine's, field by field.  Requests share a cached prefix only if
+    their `cache_salt` is the same.
     """
 
     request_id: str
@@ -25,6 +26,7 @@ class Request:
     arrival: float = 0.0
     priority: int = 0
     objectives: Objectives | None = None
+    cache_salt: str | None = None
 
     @property
     def max_tokens(self) -> int:

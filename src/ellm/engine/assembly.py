@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ellm.core.config import KvLayout, MemoryConfig, SchedulerConfig
+from ellm.core.config import ElasticPart, KvLayout, MemoryConfig, MemoryMode, SchedulerConfig
 from ellm.core.layers import LayerSpec
+from ellm.kv.below import Below
 from ellm.kv.contiguous import ContiguousStore
 from ellm.kv.geometry import choose_geometry
+from ellm.kv.layered import LayeredLot
 from ellm.kv.manager import KvManager
 from ellm.kv.paged import PagedStore
 from ellm.kv.prefix import PrefixIndex
+from ellm.kv.room import Owners, Room
+from ellm.memory.balloon import Balloon
 from ellm.memory.pool import ChunkPool
+from ellm.memory.tiers import Tiers
 from ellm.memory.virtual import VirtualTensor
+from ellm.obs.snapshot import TierSnapshot
 
-# With prefix caching, finished sequences keep their address slots for a while.
-KEPT_PREFIXES_PER_SEQUENCE = 4
+# Sequences that have ended keep their address slots while their prefixes are kept.
+KEPT_PREFIXES_PER_SEQUENCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class EngineMemory:
     """One pool, and the ranges an engine sees it through."""
 
+    config: MemoryConfig
     pool: ChunkPool
+    balloon: Balloon
+    owners: Owners
     kv: KvManager[Any]
     workspace: VirtualTensor
+    tiers: Tiers | None = None
+
+    @property
+    def bytes_below(self) -> int:
+        """Bytes there may be in the tier below."""
+        return 0 if self.tiers is None else self.tiers.capacity
+
+    @property
+    def tier(self) -> TierSnapshot | None:
+        if self.tiers is None:
+            return None
+        return TierSnapshot(self.tiers.capacity, self.tiers.used, self.tiers.stats)
+
+    @property
+    def holdings(self) -> Mapping[str, int]:
+        """Chunks the engine holds, by kind."""
+        kinds = ("weights", "activations", "kv")
+        return {kind: self.pool.held(getattr(self.owners, kind)) for kind in kinds}
 
 
 def assemble_memory(
@@ -34,15 +61,34 @@ def assemble_memory(
     layers: Sequence[LayerSpec],
     memory: MemoryConfig,
     scheduler: SchedulerConfig,
+    *,
+    balloon: Balloon | None = None,
+    tiers: Tiers | None = None,
+    name: str = "",
 ) -> EngineMemory:
-    """Address ranges for KV and activations over `pool`; no chunk is taken yet."""
-    geometry = choose_geometry(layers, pool.chunk_bytes)
+    """Address ranges for KV and activations over `pool`; no chunk is taken yet.
+
+    Engines that share a pool share its `balloon` and its `tiers` too, and have different names.
+    """
+    balloon = balloon or Balloon(pool)
+    owners = Owners.of(name)
     # A workspace never needs more address room than there is memory.
-    workspace = VirtualTensor(pool, "activations", pool.driver.reserve(pool.total))
+    workspace = VirtualTensor(pool, owners.activations, pool.driver.reserve(pool.total))
     prefixes = PrefixIndex(memory.block_size) if memory.prefix_caching else None
+    warm = memory.uses(ElasticPart.WARM)
+    fixed = memory.mode is MemoryMode.STATIC
+    geometry = choose_geometry(layers, pool.chunk_bytes)
+    store: Any
     if memory.layout is KvLayout.PAGED:
-        paged = PagedStore(pool, geometry, memory.block_size)
-        return EngineMemory(pool, KvManager(pool, paged, workspace, prefixes), workspace)
-    slots = scheduler.max_num_seqs * (1 + KEPT_PREFIXES_PER_SEQUENCE * memory.prefix_caching)
-    contiguous = ContiguousStore(pool, geometry, scheduler.max_model_len, slots)
-    return EngineMemory(pool, KvManager(pool, contiguous, workspace, prefixes), workspace)
+        store = PagedStore(pool, geometry, memory.block_size, owners.kv, warm)
+    else:
+        slots = scheduler.max_num_seqs * (1 + KEPT_PREFIXES_PER_SEQUENCE * memory.prefix_caching)
+        context = scheduler.max_model_len
+        store = ContiguousStore(pool, geometry, context, slots, owners.kv, warm)
+    room = Room(pool, balloon, owners, workspace, fixed)
+    below: Below[Any] | None = None
+    if tiers is not None:
+        layered = memory.uses(ElasticPart.LAYERS) and isinstance(store, ContiguousStore)
+        below = Below(room, store, tiers, LayeredLot(store, tiers) if layered else None)
+    kv: KvManager[Any] = KvManager(room, store, prefixes, below)
+    return EngineMemory(memory, pool, balloon, owners, kv, workspace, tiers)

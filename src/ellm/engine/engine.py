@@ -1,6 +1,7 @@
 """The loop: plan, execute, commit.
 
-    step    plan      the scheduler grants tokens, KV rows and a workspace, all or none
+    step    tidy      what the last step left undone: unmap, map ahead, keep some memory free
+            plan      the scheduler grants tokens, KV rows and a workspace, all or none
             execute   the executor computes them
             commit    tokens are appended, prefixes published, the finished freed
 
@@ -10,12 +11,15 @@ One thread calls this.  Nothing here knows what a tensor is.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
+from dataclasses import replace
 from itertools import count
 
 from ellm.core.clock import Clock
-from ellm.core.config import SchedulerConfig
+from ellm.core.config import ElasticPart, MemoryMode, SchedulerConfig
 from ellm.core.errors import ContextOverflow, DriverError, QueueFull
 from ellm.core.executor import Executor
+from ellm.core.objectives import Objectives
 from ellm.core.output import SequenceOutput
 from ellm.core.plan import SequenceStep, StepPlan
 from ellm.core.request import Request
@@ -23,10 +27,14 @@ from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
 from ellm.core.sequence import FinishReason, Sequence
 from ellm.engine.assembly import EngineMemory
 from ellm.engine.finish import finish_reason
-from ellm.engine.fit import require_context
+from ellm.engine.fit import fix_shares, require_context
+from ellm.engine.housekeeper import Housekeeper
 from ellm.engine.recorder import Recorder
+from ellm.obs.goodput import Goodput
 from ellm.obs.snapshot import EngineSnapshot
 from ellm.obs.stats import EngineStats
+from ellm.scheduling.choose import choose_policy
+from ellm.scheduling.cost import StepCost
 from ellm.scheduling.scheduler import Scheduler
 
 SEED_BITS = 63
@@ -46,14 +54,31 @@ class Engine:
         executor: Executor,
         clock: Clock,
         seed: int = 0,
+        cost: StepCost | None = None,
     ) -> None:
+        if memory.config.mode is MemoryMode.STATIC:
+            fix_shares(memory, executor.activation_bytes, config)
         require_context(memory, executor.activation_bytes, config.max_model_len)
+        if config.max_num_batched_tokens or not memory.config.uses(ElasticPart.PREFILL):
+            config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
-        self.stats = EngineStats()
+        wished = Objectives(ttft=config.ttft_slo, tpot=config.tpot_slo)
+        self.goodput = Goodput(wished, clock.now())
+        self.stats = EngineStats(elastic=memory.kv.room.stats, goodput=self.goodput)
         self._memory = memory
         self._executor = executor
-        self._scheduler = Scheduler(config, memory.kv, executor.activation_bytes)
+        self._keeper = Housekeeper(memory)
+        self._cost = cost or StepCost()
+        self._policy = choose_policy(config, self._cost, memory.bytes_below)
+        self._scheduler = Scheduler(
+            config,
+            memory.kv,
+            executor.activation_bytes,
+            self._policy,
+            self._cost,
+            parks=memory.config.uses(ElasticPart.PARK),
+        )
         self._recorder = Recorder(self.stats, clock)
         self._random = random.Random(seed)
         self._ids = count()
@@ -66,6 +91,11 @@ class Engine:
     def has_work(self) -> bool:
         """Whether `step` has something to run or to report."""
         return bool(self._sequences) or bool(self._news)
+
+    @property
+    def request_ids(self) -> list[str]:
+        """Requests that have not ended."""
+        return list(self._requests)
 
     @property
     def obstacle(self) -> DriverError | None:
@@ -135,15 +165,32 @@ class Engine:
     def step(self) -> list[SequenceOutput]:
         """Run one step if anything can run, and report what happened since the last call."""
         news, self._news = self._news, []
-        plan = self._scheduler.schedule()
-        self._stalled = bool(self._sequences) and (plan is None or not self._inflate(plan))
+        self._keeper.tidy(self._scheduler.running)
+        with self._keeper.critical():
+            plan = self._plan()
+            self._stalled = bool(self._sequences) and (plan is None or not self._inflate(plan))
         if plan is None or self._stalled:
             return news
         started = self.clock.now()
         self._recorder.planned(self._planned(plan))
-        news += self._commit(plan, self._executor.execute(plan))
+        news += self._commit(plan, *self._execute(plan))
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
+        seconds = self.clock.now() - started
+        self._cost.observe(plan.load, seconds)
+        self.stats.step_time_error = self._cost.error
+        self._policy.stepped(plan.load, seconds)
         return news
+
+    def _plan(self) -> StepPlan | None:
+        """The next step; None if nothing can run, though it may when copies have ended."""
+        while self._memory.pool.free < 0:  # the budget was lowered
+            self._memory.kv.room.step_is_over()
+            if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
+                break
+        plan = self._scheduler.schedule(self.clock.now())
+        while plan is None and self._scheduler.has_work and self._memory.kv.wait():
+            plan = self._scheduler.schedule(self.clock.now())
+        return plan
 
     def _inflate(self, plan: StepPlan) -> bool:
         """Give the step its workspace; False only if the machine has less than the budget says."""
@@ -155,13 +202,27 @@ class Engine:
             pool.refusal = refusal
             return False
 
+    def _execute(self, plan: StepPlan) -> tuple[StepResult, Collection[int]]:
+        """The step's results, and the sequences whose KV was lost while it ran."""
+        ferry = self._memory.kv.ferry(plan)
+        if ferry is None:
+            return self._executor.execute(plan), ()
+        result = self._executor.execute(plan, ferry)
+        return result, ferry.finish()
+
     def _planned(self, plan: StepPlan) -> list[Sequence]:
         return [self._sequences[step.seq_id] for step in plan.steps]
 
-    def _commit(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
+    def _commit(
+        self, plan: StepPlan, result: StepResult, lost: Collection[int]
+    ) -> list[SequenceOutput]:
         now = self.clock.now()
+        for seq_id in lost:
+            self._scheduler.start_over(self._sequences[seq_id])
         pairs = zip(plan.steps, result.sequences, strict=True)
-        outputs = [self._commit_one(step, answer, now) for step, answer in pairs]
+        outputs = [
+            self._commit_one(step, answer, now) for step, answer in pairs if step.seq_id not in lost
+        ]
         return [output for output in outputs if output is not None]
 
     def _commit_one(
@@ -174,10 +235,12 @@ class Engine:
         scores = answer.scores[known:]
         sequence.prompt_scored += len(scores)
         sequence.computed = step.length
-        self._memory.kv.publish(sequence.seq_id, sequence.tokens, sequence.computed)
+        salt = (sequence.request.cache_salt or "").encode()
+        self._memory.kv.publish(sequence.seq_id, sequence.tokens, sequence.computed, salt)
         if answer.token is None:
             return _news(sequence, answer, scores) if scores else None
         sequence.tokens.append(answer.token)
+        self._policy.token(sequence, now)
         self._recorder.token(sequence, now)
         reason = finish_reason(sequence)
         if reason is not None:
@@ -188,19 +251,54 @@ class Engine:
         """Take a sequence out and free its memory."""
         sequence.finish_reason = reason
         self._scheduler.remove(sequence, keep_prefix=reason is not FinishReason.ABORT)
+        self._policy.finished(sequence)
         self._recorder.finished(sequence)
+        self.goodput.finished(sequence, self.clock.now())
         del self._sequences[sequence.seq_id]
         siblings = self._requests[sequence.request.request_id]
         siblings.remove(sequence)
         if not siblings:
             del self._requests[sequence.request.request_id]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is here."""
+        return not self._sequences
+
     def rest(self) -> int:
-        """Give idle memory back to the machine; how many bytes.  For when there is no work."""
+        """Give idle memory back to the machine; how many bytes.  For when there is no work.
+
+        Kept prefixes stay.
+        """
         self._memory.workspace.clear()
+        self._memory.kv.rest()
+        self._keeper.settle()
         released = self._memory.pool.trim()
+        if self._memory.tiers is not None:
+            self._memory.tiers.trim()
         self._memory.kv.check()
         return released
+
+    def release_idle(self) -> int:
+        """As `rest`, and kept prefixes go too: below, or for good where that has no room."""
+        if self._memory.kv.kept is not None:
+            self._memory.kv.kept.sink()
+        return self.rest()
+
+    def yield_memory(self) -> bool:
+        """Let the latest arrival that runs give up its memory for a while; whether one did."""
+        return self._scheduler.yield_memory()
+
+    def require_context(self) -> None:
+        """Raise BudgetError if the longest context does not fit the budget as it is now."""
+        price = self._executor.activation_bytes
+        require_context(self._memory, price, self.config.max_model_len)
+
+    def dispose(self) -> None:
+        """Give every chunk of KV and activations back to the pool; of no use afterwards."""
+        self._memory.kv.dispose()
+        self._memory.workspace.clear()
+        self._keeper.settle()
 
     def check(self) -> None:
         """Assert that the books balance."""
@@ -212,13 +310,19 @@ class Engine:
         return EngineSnapshot(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
+            parked=kv.parked,
+            tier=self._memory.tier,
             kv_usage=kv.usage,
             kv_waste=kv.waste,
             memory=self._memory.pool.snapshot(),
+            owners=self._memory.holdings,
+            idle=kv.room.idle,
         )
 
     def close(self) -> None:
         """Release all memory at once.  The engine is of no use afterwards."""
+        if self._memory.tiers is not None:
+            self._memory.tiers.close()
         self._memory.pool.driver.close()
 
 

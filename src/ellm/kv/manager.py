@@ -3,112 +3,145 @@
 A step needs KV rows for its new tokens *and* a workspace for its activations, from one pool.
 `reserve` grants rows only while the workspace the step would need can be had as well, so that a
 step whose plan is complete never runs short (eLLM's atomic acquisition, arXiv 2506.15155).  When
-chunks are short, idle workspace goes first, then prefixes kept for later, oldest first.
+chunks are short the balloon asks whoever has some to spare; this engine's sources are
+
+    rows mapped ahead ▸ workspace ▸ warm ranges ▸ rows on their way below ▸ prefixes kept for later
+
+A sequence that must yield its memory can be parked in the tier below, and fetched from there.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic
 
 from ellm.core.layers import KvArena, KvTable
-from ellm.core.units import ceil_div
+from ellm.core.plan import StepPlan
+from ellm.kv.below import Below
+from ellm.kv.kept import KeptPrefixes
+from ellm.kv.layered import Ferry
+from ellm.kv.parking import Whereabouts
 from ellm.kv.prefix import PrefixIndex
+from ellm.kv.room import Room
 from ellm.kv.store import Holding, KvStore
-from ellm.memory.pool import ChunkPool
-from ellm.memory.virtual import VirtualTensor
+from ellm.memory.balloon import Cost
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout.  `None` means not now."""
+    """The KV of every sequence by its id, over one layout.  `None` means not now.
+
+    `kept` are the prefixes of ended sequences, None without a prefix cache.
+    """
 
     def __init__(
         self,
-        pool: ChunkPool,
+        room: Room,
         store: KvStore[Holding],
-        workspace: VirtualTensor,
         prefixes: PrefixIndex | None = None,
-        owner: str = "kv",
+        below: Below[Holding] | None = None,
     ) -> None:
-        self._pool = pool
+        self.room = room
         self._store = store
-        self._workspace = workspace
-        self._prefixes = prefixes
-        self._owner = owner
+        self._index = prefixes
+        self._below = below
         self._held: dict[int, Holding] = {}
-        self._kept: OrderedDict[int, Holding] = OrderedDict()
+        tiers = None if below is None else below.tiers
+        self.kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
+        self._granting: Holding | None = None
+        self._offer()
+
+    def _offer(self) -> None:
+        room, store = self.room, self._store
+        if not room.fixed:
+            room.offer("premap", Cost.PREMAPPED, self._spare, self._trim_spare)
+            room.offer("warm", Cost.WARM, lambda: store.warm, store.reclaim)
+        if (below := self._below) is not None:
+            room.offer("leaving", Cost.LEAVING, lambda: below.leaving, below.release)
+        if (kept := self.kept) is not None:
+            room.offer("prefix", Cost.PREFIX, lambda: self._idle_prefixes(kept), kept.release)
+
+    def _idle_prefixes(self, kept: KeptPrefixes[Holding]) -> int:
+        """At most how many chunks only kept prefixes hold; many of them share their beginning."""
+        beside = self._store.warm + self._spare()
+        return max(0, min(kept.chunks, self.room.pool.held(self.room.owners.kv) - beside))
 
     @property
     def arena(self) -> KvArena:
         return self._store.arena
 
+    @property
+    def token_bytes(self) -> int:
+        """KV bytes of one token over all layers."""
+        return self._store.token_bytes
+
+    def begin(self, now: float) -> None:
+        """A step is about to be planned at `now`, in seconds."""
+        self.room.touch(now)
+        if self._below is not None:
+            self._below.lot.settle()
+
     def gathers(self, tokens: int) -> bool:
         """Whether KV of that many tokens may lie in more than one run of rows."""
         return self._store.gathers(tokens)
 
-    def reserve(self, seq_id: int, tokens: int, activation_bytes: int) -> KvTable | None:
+    def reserve(
+        self,
+        seq_id: int,
+        tokens: int,
+        activation_bytes: int,
+        *,
+        expect: int = 0,
+        gentle: bool = False,
+    ) -> KvTable | None:
         """Rows for `tokens` tokens of `seq_id` in all, while a workspace of `activation_bytes`
         can be had too.  On None nothing has changed for any running sequence.
+
+        `expect` is how many tokens a new sequence will have soon, to choose its range by.  When
+        `gentle`, no prefix and no idle model is given up for it.
         """
+        most = Cost.WARM if gentle else Cost.MODEL
+        if self._below is not None and self._below.is_layered(seq_id):
+            return self._below.reserve_layered(seq_id, tokens, activation_bytes, most)
         holding = self._held.get(seq_id)
         if holding is None:
-            opened = self._open()
-            if opened is None:
+            holding = self._open(max(expect, tokens))
+            if holding is None:
                 return None
-            holding = opened
-        if not self._grant(holding, tokens, activation_bytes):
+        if not self._grant(holding, tokens, activation_bytes, most):
             if seq_id not in self._held:
                 self._store.close(holding)
             return None
         self._held[seq_id] = holding
         return self._store.table(holding)
 
-    def _open(self) -> Holding | None:
-        holding = self._store.open()
-        while holding is None and self._evict():
-            holding = self._store.open()
+    def _open(self, tokens: int = 0) -> Holding | None:
+        holding = self._store.open(tokens)
+        while holding is None and self.kept is not None and self.kept.evict():
+            holding = self._store.open(tokens)
         return holding
 
-    def _grant(self, holding: Holding, tokens: int, activation_bytes: int) -> bool:
-        if tokens <= self._store.tokens(holding) and self._workspace_fits(activation_bytes, 0):
-            return True
-        while True:
-            need = self._store.missing(holding, tokens)
-            if self._make_room(need, activation_bytes):
-                break
-            if not self._evict():
-                return False
-        return self._store.extend(holding, tokens)
-
-    def _workspace_fits(self, activation_bytes: int, chunks: int) -> bool:
-        """Whether `chunks` of KV and a workspace can be had from what is free."""
-        want = ceil_div(activation_bytes, self._pool.chunk_bytes)
-        more = max(0, want - self._workspace.mapped)
-        return chunks + more <= self._pool.free and more <= self._pool.available(
-            self._workspace.owner
-        )
-
-    def _make_room(self, chunks: int, activation_bytes: int) -> bool:
-        """As `_workspace_fits`, shrinking an idle workspace when that is what it takes."""
-
-        def fits() -> bool:
-            enough = chunks <= self._pool.available(self._owner)
-            return enough and self._workspace_fits(activation_bytes, chunks)
-
-        if not fits():
-            self._workspace.shrink(activation_bytes)
-        return fits()
+    def _grant(self, holding: Holding, tokens: int, activation_bytes: int, most: Cost) -> bool:
+        self._granting = holding
+        fits = self.room.make(lambda: self._store.missing(holding, tokens), activation_bytes, most)
+        self._granting = None
+        return fits and self._store.extend(holding, tokens)
 
     def share(self, parent_id: int, child_id: int, tokens: int, activation_bytes: int) -> bool:
         """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`.
 
         False when that would leave less than a workspace of `activation_bytes`.
         """
-        parent = self._held.get(parent_id) or self._kept.get(parent_id)
+        parent = self._held.get(parent_id)
+        if parent is None and self.kept is not None:
+            kept = self.kept.get(parent_id)
+            parent = None if kept is None else kept.holding
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
-        if not self._make_room(self._store.missing_for_fork(parent, tokens), activation_bytes):
+        source = parent
+        # Prefixes are left alone: the parent may be one.
+        if not self.room.make(
+            lambda: self._store.missing_for_fork(source, tokens), activation_bytes, Cost.WARM
+        ):
             return False
         child = self._store.fork(parent, tokens)
         if child is None:
@@ -116,77 +149,251 @@ class KvManager(Generic[Holding]):
         self._held[child_id] = child
         return True
 
-    def adopt(self, seq_id: int, tokens: Sequence[int], activation_bytes: int) -> int:
+    def adopt(
+        self,
+        seq_id: int,
+        tokens: Sequence[int],
+        activation_bytes: int,
+        salt: bytes = b"",
+        worth: Callable[[int, float], bool] | None = None,
+    ) -> int:
         """Give `seq_id`, which holds nothing, the longest known beginning of `tokens`.
 
         Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short, and
-        never all of them, because at least one must be computed to know what follows.
+        never all of them, because at least one must be computed to know what follows.  A longer
+        beginning that is below is fetched if `worth(tokens more, seconds)` says so: then the
+        sequence is `where` RETURNING.
         """
-        if self._prefixes is None:
+        if self._index is None or self.kept is None:
             return 0
-        match = self._prefixes.match(tokens[:-1])
-        if match is None:
+        known = tokens[:-1]
+        near = self._index.match(seq_id, known, salt, self._at_hand)
+        far = self._index.match(seq_id, known, salt) if self._below is not None else None
+        if far is not None and worth is not None:
+            more = far[1] - (near[1] if near is not None else 0)
+            if more > 0 and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
+                return far[1]
+        if near is None:
             return 0
-        holder, count = match
-        if holder in self._kept:
-            self._kept.move_to_end(holder)
+        holder, count = near
+        self.kept.touch(holder)
         return count if self.share(holder, seq_id, count, activation_bytes) else 0
 
-    def publish(self, seq_id: int, tokens: Sequence[int], computed: int) -> None:
+    def _at_hand(self, seq_id: int) -> bool:
+        """Whether the rows that `seq_id` has published are in memory, and stay there for now."""
+        assert self.kept is not None
+        return seq_id in self._held or (
+            self.kept.get(seq_id) is not None and self.kept.in_memory(seq_id)
+        )
+
+    def _fetch_prefix(
+        self,
+        seq_id: int,
+        holder: int,
+        count: int,
+        activation_bytes: int,
+        more: int,
+        worth: Callable[[int, float], bool],
+    ) -> bool:
+        """Begin to bring a kept prefix up from below; whether that has begun."""
+        assert self.kept is not None
+        kept, below = self.kept.get(holder), self._below
+        if kept is None or kept.block is None or not kept.is_copied or below is None:
+            return False
+        size = kept.block.size * count // kept.copied
+        if not worth(more, below.tiers.load_seconds(kept.block, size)):
+            return False
+        holding = self._store.open(count)
+        if holding is None:
+            return False
+        if not self._grant(holding, count, activation_bytes, Cost.WARM):
+            self._store.close(holding)
+            return False
+        self.kept.touch(holder)
+        below.lot.fetch_from(seq_id, holding, kept.block, count, kept.copied)
+        return True
+
+    def where(self, seq_id: int) -> Whereabouts | None:
+        """Where a sequence's KV is that is not all in memory; else None."""
+        return None if self._below is None else self._below.where(seq_id)
+
+    def is_layered(self, seq_id: int) -> bool:
+        return self._below is not None and self._below.is_layered(seq_id)
+
+    def park_seconds(self, tokens: int) -> float | None:
+        """How long parking and fetching `tokens` tokens would take; None for no tier."""
+        if self._below is None:
+            return None
+        return self._below.seconds(tokens * self._store.token_bytes)
+
+    def park(self, seq_id: int, tokens: int) -> bool:
+        """Send the first `tokens` tokens of `seq_id` below; False, and no change, if not now.
+
+        Its rows stay taken until they are safe; those beyond `tokens` are given up.
+        """
+        holding = self._held.get(seq_id)
+        if self._below is None or holding is None:
+            return False
+        while not self._below.lot.park(seq_id, holding, tokens):
+            if self.kept is None or not self.kept.shed():
+                return False
+        del self._held[seq_id]
+        if self._index is not None:
+            self._index.shorten(seq_id, 0)
+        return True
+
+    def open_layered(
+        self, seq_id: int, tokens: int, capacity: int, activation_bytes: int, seconds: float
+    ) -> bool:
+        """As `Below.open_layered`; False without a tier."""
+        if self._below is None:
+            return False
+        return self._below.open_layered(seq_id, tokens, capacity, activation_bytes, seconds)
+
+    def ferry(self, plan: StepPlan) -> Ferry | None:
+        """What carries layers in and out while `plan` runs; None if all its rows are mapped."""
+        return None if self._below is None else self._below.ferry(plan)
+
+    def fetch(self, seq_id: int, activation_bytes: int, gentle: bool) -> bool:
+        """Bring a sequence back from below, at once or RETURNING; False: not now, and no change."""
+        assert self._below is not None
+        lot = self._below.lot
+        most = Cost.WARM if gentle else Cost.MODEL
+        if self._below.is_layered(seq_id):
+            return self._below.complete(seq_id, activation_bytes, most)
+        if lot.where(seq_id) is Whereabouts.LEAVING:
+            self._held[seq_id] = lot.take_back(seq_id)
+            return True
+        tokens = lot.tokens(seq_id)
+        holding = self._open(tokens)
+        if holding is None:
+            return False
+        if not self._grant(holding, tokens, activation_bytes, most):
+            self._store.close(holding)
+            return False
+        lot.fetch(seq_id, holding)
+        return True
+
+    def collect(self, seq_id: int) -> int | None:
+        """Tokens of a RETURNING sequence that are there now; 0 if they are lost, None not yet."""
+        assert self._below is not None
+        found = self._below.collect(seq_id)
+        if found is not None:
+            self._held[seq_id], tokens = found
+            return tokens
+        if self._below.where(seq_id) is Whereabouts.LOST:
+            self._below.forget(seq_id)
+            return 0
+        return None
+
+    def wait(self) -> bool:
+        """Return when something has moved below or back; False if nothing was moving."""
+        return self._below is not None and self._below.wait()
+
+    def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
-        if self._prefixes is not None:
-            self._prefixes.publish(seq_id, tokens, computed)
+        if self._index is not None and seq_id in self._held:
+            self._index.publish(seq_id, tokens, computed, salt)
+
+    def premap(self, seq_id: int, tokens: int, most: int) -> int:
+        """Map rows for `tokens` tokens of `seq_id` ahead, from what is free; how many chunks.
+
+        Nothing happens where that takes more than `most` chunks, or not now.
+        """
+        holding = self._held.get(seq_id)
+        need = 0 if holding is None else self._store.missing(holding, tokens)
+        if holding is None or not 0 < need <= most or not self._store.premap(holding, tokens):
+            return 0
+        return need
 
     def free(self, seq_id: int, keep: bool = False) -> None:
         """`seq_id` needs its KV no more.  `keep` it as a prefix for others while memory lasts."""
         holding = self._held.pop(seq_id, None)
-        if holding is None:
+        if holding is not None and keep and self.kept is not None:
+            self.kept.add(seq_id, holding)
             return
-        if keep and self._prefixes is not None:
-            self._kept[seq_id] = holding
-            return
-        self._forget(seq_id)
-        self._store.close(holding)
+        if self._index is not None:
+            self._index.forget(seq_id)
+        if self._below is not None:
+            self._below.forget(seq_id)
+        if holding is not None:
+            self._store.close(holding)
 
-    def _evict(self) -> bool:
-        if not self._kept:
-            return False
-        seq_id, holding = self._kept.popitem(last=False)
-        self._forget(seq_id)
-        self._store.close(holding)
-        return True
+    def relax(self, watermark: float) -> None:
+        """Give warm ranges back while less than that share (0 to 1) of the pool is free."""
+        short = int(watermark * self.room.pool.total) - self.room.pool.free
+        self._store.reclaim(max(0, short))
 
-    def _forget(self, seq_id: int) -> None:
-        if self._prefixes is not None:
-            self._prefixes.forget(seq_id)
+    def rest(self) -> None:
+        """Nothing runs: give back what only saves time, prefixes excepted."""
+        self._trim_spare(self.room.pool.total)
+        self._store.reclaim(self.room.pool.total)
+
+    def dispose(self) -> None:
+        """Give everything back, for good."""
+        for seq_id in [*self._held, *(self._below.sequences if self._below else ())]:
+            self.free(seq_id)
+        if self.kept is not None:
+            self.kept.clear()
+        self._store.reclaim(self.room.pool.total)
+        self.room.withdraw()
+
+    def _spare(self) -> int:
+        """Chunks mapped ahead of the sequences."""
+        store = self._store
+        return sum(
+            store.chunks_alone(store.room(holding)) - store.chunks_alone(store.tokens(holding))
+            for holding in self._held.values()
+            if holding is not self._granting
+        )
+
+    def _trim_spare(self, count: int) -> int:
+        freed = 0
+        for holding in self._held.values():
+            if freed >= count:
+                break
+            if holding is not self._granting:
+                freed += self._store.trim(holding, self._store.tokens(holding))
+        return freed
+
+    @property
+    def parked(self) -> int:
+        """Sequences whose KV is below, or on its way."""
+        return 0 if self._below is None else len(self._below.sequences)
+
+    @property
+    def parked_bytes(self) -> int:
+        return 0 if self._below is None else self._below.bytes
 
     @property
     def usage(self) -> float:
-        """Share (0 to 1) that KV holds of the chunks it could have now."""
-        held = self._pool.held(self._owner)
-        return held / max(1, held + self._pool.available(self._owner))
+        """Share (0 to 1) that sequences hold of the chunks KV could have now."""
+        held = self.room.pool.held(self.room.owners.kv)
+        reach = held + self.room.pool.available(self.room.owners.kv)
+        return (held - self._store.warm) / max(1, reach)
 
     @property
     def waste(self) -> float:
-        """Share (0 to 1) of mapped KV bytes that hold no token's row."""
-        mapped = self._pool.held(self._owner) * self._pool.chunk_bytes
-        return self._store.wasted_bytes() / mapped if mapped else 0.0
+        """Share (0 to 1) of mapped KV bytes, warm ones left out, that hold no token's row."""
+        mapped = self.room.pool.held(self.room.owners.kv) - self._store.warm
+        return self._store.wasted_bytes() / (mapped * self.room.pool.chunk_bytes) if mapped else 0.0
 
     def fits_alone(self, tokens: int, activation_bytes: int) -> bool:
         """Whether one sequence of `tokens` tokens can run when it has the pool to itself."""
-        want = self._store.chunks_alone(tokens)
-        want += ceil_div(activation_bytes, self._pool.chunk_bytes)
-        mine = self._pool.held(self._owner) + self._workspace.mapped
-        return want <= self._pool.free + mine
+        return self.room.fits(self._store.chunks_alone(tokens), activation_bytes)
 
-    def could_hold(self, tokens: int) -> bool:
-        """Whether `tokens` tokens of a new sequence would fit what is free or kept now."""
-        kept = sum(self._store.chunks_alone(self._store.tokens(h)) for h in self._kept.values())
-        return self._store.chunks_alone(tokens) <= self._pool.available(self._owner) + kept
+    def could_hold(self, tokens: int, soon: bool = True) -> bool:
+        """Whether `tokens` tokens of a new sequence would fit what is free or idle now.
+
+        `soon` counts what is free once copies have ended.
+        """
+        return self.room.could_have(self._store.chunks_alone(tokens), soon)
 
     def check(self) -> None:
         """Assert that the books balance."""
         self._store.check()
-        self._pool.check()
-        if self._prefixes is not None:
-            self._prefixes.check()
+        self.room.pool.check()
+        if self._below is not None:
+            self._below.lot.check()
+        if self._index is not None:
+            self._index.check()

@@ -7,20 +7,39 @@ from typing import Generic, Protocol, TypeVar
 from ellm.core.layers import KvArena, KvTable
 
 Holding = TypeVar("Holding")
+Extent = tuple[int, int]
+"""Address and bytes of mapped memory."""
 
 
 class KvStore(Protocol, Generic[Holding]):
     """Rows of the arena, given out as *holdings*: what one sequence has.
 
-    `extend` and `fork` are all or nothing; `False` and `None` mean not now.  Rows in front of a
-    holding's end are never moved, and rows that two holdings share are never written again.
+        tokens   │ used ···············│
+        room     │ mapped ···············────│        rows beyond `tokens` are mapped ahead
+
+    `extend`, `premap` and `fork` are all or nothing; `False` and `None` mean not now.  Rows in
+    front of a holding's end are never moved, and rows that two holdings share are never written
+    again.  What an ended holding had may stay mapped, *warm*, for the next one.
     """
 
     @property
     def arena(self) -> KvArena: ...
 
-    def open(self) -> Holding | None:
-        """An empty holding; None when every address slot is taken."""
+    @property
+    def token_bytes(self) -> int:
+        """KV bytes of one token over all layers."""
+        ...
+
+    @property
+    def warm(self) -> int:
+        """Chunks mapped for no holding."""
+        ...
+
+    def open(self, tokens: int = 0) -> Holding | None:
+        """An empty holding, over warm memory that suits `tokens` tokens where there is some.
+
+        None when every address slot is taken.
+        """
         ...
 
     def missing(self, holding: Holding, tokens: int) -> int:
@@ -29,6 +48,18 @@ class KvStore(Protocol, Generic[Holding]):
 
     def extend(self, holding: Holding, tokens: int) -> bool:
         """Give `holding` rows for at least `tokens` tokens in all."""
+        ...
+
+    def premap(self, holding: Holding, tokens: int) -> bool:
+        """Map rows for `tokens` tokens in all, which are not used yet."""
+        ...
+
+    def trim(self, holding: Holding, tokens: int) -> int:
+        """Keep the first `tokens` tokens at most, and no room beyond; chunks that became free."""
+        ...
+
+    def reclaim(self, count: int) -> int:
+        """Give warm chunks back, longest unused first, until `count` are free; how many became."""
         ...
 
     def missing_for_fork(self, holding: Holding, tokens: int) -> int:
@@ -44,10 +75,21 @@ class KvStore(Protocol, Generic[Holding]):
         ...
 
     def close(self, holding: Holding) -> None:
-        """Give everything back; what nobody shares is free at once."""
+        """The holding has ended.  What nobody shares is free, or warm."""
         ...
 
     def table(self, holding: Holding) -> KvTable: ...
+
+    def extents(self, holding: Holding, tokens: int) -> list[Extent]:
+        """Where the first `tokens` tokens' bytes are, in an order that depends on nothing else."""
+        ...
+
+    def pieces(self, holding: Holding, tokens: int, of: int) -> list[tuple[int, list[Extent]]]:
+        """Where the first `tokens` tokens lie in bytes copied from `of` tokens' extents.
+
+        Offsets in those bytes, and the extents of `holding` that belong there, in that order.
+        """
+        ...
 
     def gathers(self, tokens: int) -> bool:
         """Whether that many tokens may lie in more than one run of rows."""
@@ -57,8 +99,12 @@ class KvStore(Protocol, Generic[Holding]):
         """Tokens the holding has rows for."""
         ...
 
+    def room(self, holding: Holding) -> int:
+        """Tokens for which rows are mapped."""
+        ...
+
     def wasted_bytes(self) -> int:
-        """Bytes of mapped chunks that belong to no row of any holding."""
+        """Bytes of chunks, warm ones left out, that belong to no row of any holding."""
         ...
 
     def chunks_alone(self, tokens: int) -> int:
@@ -67,4 +113,51 @@ class KvStore(Protocol, Generic[Holding]):
 
     def check(self) -> None:
         """Assert that the books balance."""
+        ...
+
+
+class LayeredStore(KvStore[Holding], Protocol[Holding]):
+    """A store whose groups of layers can be mapped each for itself (kv/layered.py)."""
+
+    @property
+    def groups(self) -> int: ...
+
+    @property
+    def layers_per_group(self) -> int: ...
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token in one group."""
+        ...
+
+    def open_layered(self) -> Holding | None:
+        """A holding whose groups are mapped one by one; None when every address slot is taken."""
+        ...
+
+    def mapped_chunks(self, holding: Holding) -> int:
+        """Chunks behind all groups of a layered holding."""
+        ...
+
+    def chunks_in_group(self, tokens: int) -> int:
+        """Chunks that one group's rows of so many tokens take."""
+        ...
+
+    def missing_in_group(self, holding: Holding, group: int, tokens: int) -> int:
+        """Chunks that `cover_group` would take."""
+        ...
+
+    def cover_group(self, holding: Holding, group: int, tokens: int) -> bool:
+        """Map one group's rows of the first `tokens` tokens; False, and no change, if not now."""
+        ...
+
+    def drop_group(self, holding: Holding, group: int) -> int:
+        """Give one group's rows up; how many chunks became free."""
+        ...
+
+    def group_extents(self, holding: Holding, group: int, first: int, last: int) -> list[Extent]:
+        """Where one group's rows of tokens `first` to `last` (exclusive) are."""
+        ...
+
+    def complete(self, holding: Holding, tokens: int) -> None:
+        """Every group of a layered holding has rows for `tokens` tokens: it is like any other."""
         ...

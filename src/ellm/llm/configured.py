@@ -48,7 +48,7 @@ class Configured(ABC):
         kv_layout: str | KvLayout = KvLayout.CONTIGUOUS,
         block_size: int = 16,
         chunk_bytes: str | int | None = None,
-        enable_prefix_caching: bool = False,
+        enable_prefix_caching: bool = True,
         chat_template: str | None = None,
         seed: int = 0,
         threads: int | None = None,
@@ -56,7 +56,7 @@ class Configured(ABC):
     ) -> None:
         whole = model if isinstance(model, EngineArgs) else None
         args = EngineArgs(
-            model=model.model if isinstance(model, EngineArgs) else model,
+            model=whole.model if whole is not None else str(model),
             tokenizer=tokenizer,
             served_model_name=served_model_name,
             dtype=dtype,
@@ -82,9 +82,7 @@ class Configured(ABC):
             seed=seed,
             threads=threads,
         )
-        if whole is not None and args != EngineArgs(model=whole.model):
-            raise ConfigError("options beside EngineArgs: put them into it")
-        self._open(whole or args, progress)
+        self._open(_only(whole, args), progress)
 
     @abstractmethod
     def _open(self, args: EngineArgs, progress: Progress | None) -> None:
@@ -93,3 +91,10 @@ class Configured(ABC):
     def __repr__(self) -> str:
         kind = type(self).__name__
         return f"{kind}({self.model_name!r}, max_model_len={self.max_model_len})"
+
+
+def _only(whole: EngineArgs | None, args: EngineArgs) -> EngineArgs:
+    """`whole` where it was given; then `args` must have nothing but defaults."""
+    if whole is not None and args != EngineArgs(model=whole.model):
+        raise ConfigError("options beside EngineArgs: put them into it")
+    return whole or args

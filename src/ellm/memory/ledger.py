@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ellm.core.errors import BudgetError
 
@@ -16,6 +16,41 @@ class Account:
     floor: int = 0
     ceiling: int | None = None
 
+    @property
+    def unmet(self) -> int:
+        """Chunks that are still lacking to the floor."""
+        return max(0, self.floor - self.held)
+
+    def limited(self, most: int) -> int:
+        """`most`, cut to the ceiling."""
+        return most if self.ceiling is None else min(most, self.ceiling)
+
+    def room(self, most: int) -> int:
+        """`most` more, cut to what the ceiling leaves."""
+        return most if self.ceiling is None else min(most, self.ceiling - self.held)
+
+
+@dataclass(slots=True)
+class Group:
+    """Owners with limits in common: those of one model.  `held` is kept beside theirs."""
+
+    limits: Account = field(default_factory=Account)
+    owners: dict[str, Account] = field(default_factory=dict)
+
+    @property
+    def floors(self) -> int:
+        return sum(account.floor for account in self.owners.values())
+
+    @property
+    def promised(self) -> int:
+        """Chunks that the group can count on: its floor, or what its owners' floors add up to."""
+        return max(self.limits.floor, self.floors)
+
+    def unmet(self, taken: Mapping[str, int] | None = None) -> int:
+        """Chunks lacking to the floors of the group's owners, once they have `taken` so many."""
+        taken = taken or {}
+        return sum(max(0, a.unmet - taken.get(name, 0)) for name, a in self.owners.items())
+
 
 class Ledger:
     """Accounts of the owners of `total` chunks.
@@ -25,25 +60,71 @@ class Ledger:
 
     An owner is a name; its account opens when it is first mentioned.  A floor is a right, not a
     reservation: other owners may not take the chunks that the owner still lacks to reach it.
+    Owners may be joined in a group that has limits too; a group's floor binds other groups only.
+    Lowering the total below what is held leaves `free` negative until enough is given back.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._accounts: dict[str, Account] = {}
+        self._ungrouped = Group()
+        self._groups: dict[str, Group] = {}
+        self._home: dict[str, Group] = {}
         self._held = 0
 
     @property
+    def promised(self) -> int:
+        """Chunks promised to owners and groups in all."""
+        return self._ungrouped.floors + sum(group.promised for group in self._groups.values())
+
+    @property
     def free(self) -> int:
-        """Chunks no owner holds."""
+        """Chunks no owner holds; negative while more are held than there may be."""
         return self.total - self._held
 
     def held(self, owner: str) -> int:
-        account = self._accounts.get(owner)
-        return 0 if account is None else account.held
+        home = self._home.get(owner)
+        return 0 if home is None else home.owners[owner].held
+
+    def group_held(self, group: str) -> int:
+        return self._groups[group].limits.held if group in self._groups else 0
+
+    def group_spare(self, group: str) -> int:
+        """Chunks that `group` holds beyond its floors: what others may ask it to give back."""
+        home = self._groups.get(group)
+        return 0 if home is None else max(0, home.limits.held - home.promised)
 
     def holdings(self) -> Mapping[str, int]:
         """Chunks of every owner ever mentioned, as they are now."""
-        return {owner: account.held for owner, account in self._accounts.items()}
+        return {owner: home.owners[owner].held for owner, home in self._home.items()}
+
+    def join(self, owner: str, group: str) -> None:
+        """From now on `owner`, which holds nothing yet, is one of `group`."""
+        account = self._account(owner)
+        assert account.held == 0, (owner, account.held)
+        del self._home[owner].owners[owner]
+        self._home[owner] = self._groups.setdefault(group, Group())
+        self._home[owner].owners[owner] = account
+
+    def leave(self, owner: str) -> None:
+        """Close the account of `owner`, which holds nothing; its limits go with it.
+
+        So do those of its group when it was the last of it.
+        """
+        assert self.held(owner) == 0, (owner, self.held(owner))
+        home = self._home.pop(owner, None)
+        if home is not None:
+            del home.owners[owner]
+            left = {name: g for name, g in self._groups.items() if g is not home or g.owners}
+            self._groups = left
+
+    def resize(self, total: int) -> None:
+        """Change the total.  Raises BudgetError, changing nothing, if the floors do not fit."""
+        if self.promised > total:
+            raise BudgetError(
+                f"{self.promised} chunks are promised to owners, and the pool would have {total}: "
+                "lower their floors first"
+            )
+        self.total = total
 
     def limit(self, owner: str, floor: int = 0, ceiling: int | None = None) -> None:
         """Set both limits of `owner`, in chunks; at any time.
@@ -51,54 +132,102 @@ class Ledger:
         A ceiling below what is held takes nothing away: the owner only cannot take more.  Raises
         BudgetError if the floors no longer fit the total, or the ceiling is below the floor.
         """
-        others = sum(a.floor for name, a in self._accounts.items() if name != owner)
-        if floor < 0 or others + floor > self.total:
-            raise BudgetError(
-                f"a floor of {floor} chunks for {owner} and {others} for the others do not fit "
-                f"a pool of {self.total}: raise --memory or lower the floor"
-            )
-        if ceiling is not None and ceiling < floor:
-            raise BudgetError(f"the ceiling of {owner}, {ceiling}, is below its floor, {floor}")
         account = self._account(owner)
-        account.floor, account.ceiling = floor, ceiling
+        self._set(account, owner, floor, ceiling)
+
+    def limit_group(self, group: str, floor: int = 0, ceiling: int | None = None) -> None:
+        """Set what the owners of `group` together may and must be able to hold, as `limit`."""
+        self._set(self._groups.setdefault(group, Group()).limits, group, floor, ceiling)
 
     def available(self, owner: str) -> int:
         """Most chunks that `owner` could take now."""
-        return self._room(owner, self.free - self._unmet(owner))
+        home = self._home.get(owner, self._ungrouped)
+        unmet = home.unmet({owner: self.total})
+        room = home.limits.room(self.free - self._promised_outside(home)) - unmet
+        if owner in home.owners:
+            room = home.owners[owner].room(room)
+        return max(0, room)
+
+    def reach(self, owner: str) -> int:
+        """Most chunks that `owner` could hold if all others went down to their floors."""
+        home = self._home.get(owner, self._ungrouped)
+        room = self._group_reach(home) - sum(
+            account.floor for name, account in home.owners.items() if name != owner
+        )
+        return home.owners[owner].limited(room) if owner in home.owners else room
+
+    def group_reach(self, group: str) -> int:
+        """Most chunks that the owners of `group` could hold if all others went to their floors."""
+        return self._group_reach(self._groups.get(group, self._ungrouped))
+
+    def _group_reach(self, home: Group) -> int:
+        others = self.promised - home.promised
+        return home.limits.limited(self.total - others)
+
+    def lacking(self, wants: Mapping[str, int]) -> tuple[int, int]:
+        """Chunks short of giving every owner, all of one group, what it wants at once.
+
+        The first number is what the pool lacks, which anybody may give back; the second what
+        ceilings withhold, which only the owners' own group can.  No wants at all ask for what the
+        pool lacks to hold no more than its total.
+        """
+        total = sum(wants.values())
+        if not total:
+            return max(0, -self.free), 0
+        home = self._home.get(next(iter(wants)), self._ungrouped)
+        total += home.unmet(wants)
+        withheld = total - home.limits.room(total)
+        for name, count in wants.items():
+            if count and name in home.owners:
+                withheld = max(withheld, count - home.owners[name].room(count))
+        return max(0, total - self.free + self._promised_outside(home)), max(0, withheld)
 
     def charge(self, owner: str, count: int) -> None:
         """`owner` took `count` chunks, which were available to it."""
         assert 0 <= count <= self.available(owner), (owner, count, self.available(owner))
-        self._account(owner).held += count
-        self._held += count
+        self._move(owner, count)
 
     def refund(self, owner: str, count: int) -> None:
         """`owner` gave `count` of its chunks back."""
         assert 0 <= count <= self.held(owner), (owner, count, self.held(owner))
-        self._account(owner).held -= count
-        self._held -= count
+        self._move(owner, -count)
 
     def check(self) -> None:
         """The accounts add up to the whole."""
-        held = sum(account.held for account in self._accounts.values())
+        held = sum(self.holdings().values())
         assert held == self._held, (held, self._held)
-        assert 0 <= held <= self.total, (held, self.total)
-        assert all(account.held >= 0 for account in self._accounts.values()), self._accounts
+        for name, group in self._groups.items():
+            of_owners = sum(account.held for account in group.owners.values())
+            assert of_owners == group.limits.held, (name, of_owners, group.limits.held)
+        assert all(count >= 0 for count in self.holdings().values()), self.holdings()
 
-    def _unmet(self, owner: str) -> int:
-        """Chunks that owners other than `owner` lack to reach their floors."""
-        return sum(
-            max(0, account.floor - account.held)
-            for name, account in self._accounts.items()
-            if name != owner
-        )
+    def _promised_outside(self, home: Group) -> int:
+        """Free chunks that owners and groups outside `home` have a right to."""
+        kept = 0 if home is self._ungrouped else self._ungrouped.unmet()
+        for group in self._groups.values():
+            if group is not home:
+                kept += max(group.limits.unmet, group.unmet())
+        return kept
 
-    def _room(self, owner: str, room: int) -> int:
-        """`room`, cut to what the ceiling of `owner` leaves, and never negative."""
-        account = self._accounts.get(owner)
-        if account is not None and account.ceiling is not None:
-            room = min(room, account.ceiling - account.held)
-        return max(0, room)
+    def _set(self, account: Account, name: str, floor: int, ceiling: int | None) -> None:
+        before, account.floor = account.floor, floor
+        promised = self.promised
+        if floor < 0 or promised > self.total:
+            account.floor = before
+            raise BudgetError(
+                f"a floor of {floor} chunks for {name} and {promised - floor} for the others do "
+                f"not fit a pool of {self.total}: raise --memory or lower the floor"
+            )
+        if ceiling is not None and ceiling < floor:
+            account.floor = before
+            raise BudgetError(f"the ceiling of {name}, {ceiling}, is below its floor, {floor}")
+        account.ceiling = ceiling
+
+    def _move(self, owner: str, count: int) -> None:
+        self._account(owner).held += count
+        self._home[owner].limits.held += count
+        self._held += count
 
     def _account(self, owner: str) -> Account:
-        return self._accounts.setdefault(owner, Account())
+        home = self._home.setdefault(owner, self._ungrouped)
+        return home.owners.setdefault(owner, Account())

@@ -5,7 +5,8 @@
     free                           │←─────────────────────────────────────→│
 
 A chunk that its last holder drops stays real memory, *warm*, so that the next taker pays nothing;
-`trim` gives warm chunks back to the machine.  Nothing here is locked: one thread at a time.
+`trim` gives warm chunks back to the machine.  With deferred unmapping a warm chunk may still be
+mapped where it was.  Nothing here is locked: one thread at a time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ellm.core.units import format_bytes
 from ellm.memory.driver import Chunk, Driver
 from ellm.memory.ledger import Ledger
 from ellm.memory.runs import RunSet
+from ellm.memory.unmapping import DeferredUnmaps
 from ellm.obs.snapshot import MemorySnapshot
 
 
@@ -25,27 +27,34 @@ class ChunkPool:
     """`budget` bytes of chunks, handed out to owners by name and counted by holder.
 
     A chunk has one owner, who is charged for it once, and one holder for each range it is mapped
-    in.  `refusal` is the machine's last reason for not giving a chunk that the budget allows.
+    in.  `refusal` is the machine's last reason for not giving a chunk that the budget allows, or
+    not taking one back.  `unmaps` puts unmapping off to a safe point; None unmaps at once.
     """
 
-    def __init__(self, driver: Driver, budget: int) -> None:
+    def __init__(self, driver: Driver, budget: int, unmaps: DeferredUnmaps | None = None) -> None:
         self.driver = driver
+        self.unmaps = unmaps
         self.chunk_bytes = driver.chunk_bytes
-        self.total = budget // driver.chunk_bytes
-        if self.total < 1:
+        total = budget // driver.chunk_bytes
+        if total < 1:
             raise BudgetError(
                 f"a budget of {format_bytes(budget)} holds no chunk of "
                 f"{format_bytes(self.chunk_bytes)}: raise --memory"
             )
-        self.ledger = Ledger(self.total)
+        self.ledger = Ledger(total)
         self.refusal: DriverError | None = None
         self._warm = RunSet()
         self._owners: dict[Chunk, str] = {}
         self._holders: dict[Chunk, int] = {}
 
     @property
+    def total(self) -> int:
+        """Chunks there may be."""
+        return self.ledger.total
+
+    @property
     def free(self) -> int:
-        """Chunks no owner holds."""
+        """Chunks no owner holds; negative after the budget was lowered below what is held."""
         return self.ledger.free
 
     @property
@@ -102,16 +111,54 @@ class ChunkPool:
                 freed.append(chunk)
         self._warm.add(freed)
         self.ledger.refund(owner, len(freed))
+        self._keep_to_total()
+
+    def resize(self, total: int) -> None:
+        """Let there be `total` chunks from now on, at least 1.
+
+        Warm chunks beyond it go back to the machine.  Owners keep what they hold: the caller sees
+        to it that enough is given back for `free` not to stay negative.  The driver must be able
+        to hold that many.  Raises BudgetError, changing nothing, when floors no longer fit.
+        """
+        assert total >= 1, total
+        if self.ledger.promised > total:
+            floors, room = (
+                format_bytes(n * self.chunk_bytes) for n in (self.ledger.promised, total)
+            )
+            raise BudgetError(
+                f"{floors} are promised as floors, and the budget would be {room}: lower the "
+                "floors first"
+            )
+        self.ledger.resize(total)
+        self._keep_to_total()
 
     def trim(self) -> int:
         """Give every warm chunk back to the machine; how many bytes that was.
 
         Raises DriverError, and changes nothing, if the machine does not take them.
         """
-        chunks = [Chunk(c) for start, stop in self._warm.runs() for c in range(start, stop)]
-        self.driver.destroy(chunks)
-        self._warm = RunSet()
-        return len(chunks) * self.chunk_bytes
+        return self._cool(0) * self.chunk_bytes
+
+    def _keep_to_total(self) -> None:
+        """Give warm chunks beyond the total back; when the machine refuses, at the next drop."""
+        try:
+            self._cool(max(0, self.free))
+        except DriverError as refusal:
+            self.refusal = refusal
+
+    def _cool(self, most: int) -> int:
+        """Give warm chunks back until there are at most `most`; how many that were."""
+        if self.warm <= most:
+            return 0
+        if self.unmaps is not None:
+            self.unmaps.flush()
+        chunks = [Chunk(number) for number in self._warm.take(self.warm - most)]
+        try:
+            self.driver.destroy(chunks)
+        except DriverError:
+            self._warm.add(chunks)
+            raise
+        return len(chunks)
 
     def snapshot(self) -> MemorySnapshot:
         return MemorySnapshot(
@@ -131,7 +178,8 @@ class ChunkPool:
         assert self._owners.keys() == self._holders.keys()
         assert all(count > 0 for count in self._holders.values())
         warm = {Chunk(c) for start, stop in self._warm.runs() for c in range(start, stop)}
-        assert len(warm) == len(self._warm) <= self.free, (len(warm), self.free)
+        assert len(warm) == len(self._warm), (len(warm), len(self._warm))
+        assert len(warm) <= max(0, self.free) or self.refusal, (len(warm), self.free)
         assert warm.isdisjoint(self._owners), warm & self._owners.keys()
         created = (len(warm) + len(self._owners)) * self.chunk_bytes
         assert self.driver.physical_bytes() == created, (self.driver.physical_bytes(), created)

@@ -123,6 +123,11 @@ class VirtualTensor:
         """Whether another range holds the chunk behind `slot`, which is mapped."""
         return self.pool.holders(self._chunks[slot]) > 1
 
+    @property
+    def shared(self) -> bool:
+        """Whether another range holds some chunk of this one."""
+        return any(self.pool.holders(chunk) > 1 for chunk in self._chunks.values())
+
     def clear(self) -> None:
         """Give every chunk back."""
         self.shrink(0)
@@ -142,11 +147,25 @@ class VirtualTensor:
         return [slot for slot in range(first, last) if slot not in self._chunks]
 
     def _map(self, slot: int, chunks: Sequence[Chunk]) -> None:
-        self.pool.driver.map(self.span, self.first + slot, chunks)
+        unmaps, driver, at = self.pool.unmaps, self.pool.driver, self.first + slot
+        if unmaps is None:
+            driver.map(self.span, at, chunks)
+        else:
+            unmaps.settle(self.span, at, len(chunks))
+            try:
+                driver.map(self.span, at, chunks)
+            except DriverError:
+                # What waits to be unmapped counts against the machine's limit on mappings.
+                if not unmaps.flush():
+                    raise
+                driver.map(self.span, at, chunks)
         self._chunks.update(enumerate(chunks, slot))
 
     def _give_back(self, slots: Sequence[int]) -> None:
         for low, high in adjacent_runs(slots):
-            self.pool.driver.unmap(self.span, self.first + low, high - low)
+            if self.pool.unmaps is None:
+                self.pool.driver.unmap(self.span, self.first + low, high - low)
+            else:
+                self.pool.unmaps.add(self.span, self.first + low, high - low)
             self._solid = min(self._solid, low)
             self.pool.drop(self.owner, [self._chunks.pop(slot) for slot in range(low, high)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ellm.obs.tiers import TierStats
+
 
 @dataclass(frozen=True, slots=True)
 class MemorySnapshot:
@@ -24,10 +26,11 @@ class MemorySnapshot:
 
 @dataclass(frozen=True, slots=True)
 class TierSnapshot:
-    """Bytes below the pool: how many there may be, and how many there are."""
+    """Bytes below the pool: how many there may be, how many there are, and what has moved."""
 
     capacity: int
     used: int
+    stats: TierStats
 
 
 @dataclass(frozen=True, slots=True)

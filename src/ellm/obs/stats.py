@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
+from ellm.obs.goodput import Goodput
 from ellm.obs.histogram import Histogram
 
 TTFT = (
@@ -42,8 +43,6 @@ class ElasticStats:
     deflations       times activations took chunks that KV had given back
     moved_chunks     chunks given back, by who gave them: workspace, premap, warm, prefixes, …
     swapped, recomputed   sequences that yielded their memory, by what became of their KV
-    stored_bytes, loaded_bytes, store_seconds, load_seconds   transfers to and from the tier below
-    store_failures, load_failures   transfers that did not end well; nothing was lost by them
     critical_driver  seconds in driver calls while a step waited for them, a step
     tidy_driver      seconds in driver calls between steps
     """
@@ -53,26 +52,27 @@ class ElasticStats:
     moved_chunks: Counter[str] = field(default_factory=Counter)
     swapped: int = 0
     recomputed: int = 0
-    stored_bytes: int = 0
-    loaded_bytes: int = 0
-    store_seconds: float = 0.0
-    load_seconds: float = 0.0
-    store_failures: int = 0
-    load_failures: int = 0
     critical_driver: Histogram = field(default_factory=partial(Histogram, DRIVER))
     tidy_driver: Histogram = field(default_factory=partial(Histogram, DRIVER))
 
 
 @dataclass(slots=True)
 class EngineStats:
-    """Totals since start.  Times are seconds."""
+    """Totals since start.  Times are seconds.
+
+    `cached_tokens` of `prefix_queries` prompt tokens had their KV, `fetched_tokens` of them below.
+    `goodput` None says that nobody counts it.  `step_time_error` is the running mean of how far
+    the predicted time of a step was off, as a share of the time it took; 0 before any prediction.
+    """
 
     elastic: ElasticStats = field(default_factory=ElasticStats)
-
+    goodput: Goodput | None = None
+    step_time_error: float = 0.0
     steps: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
     cached_tokens: int = 0
+    fetched_tokens: int = 0
     prefix_queries: int = 0
     preemptions: int = 0
     rejections: int = 0

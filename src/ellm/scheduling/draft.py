@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from ellm.core.layers import KvTable
+from ellm.core.load import StepLoad
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.sequence import Sequence
 
 
 class Draft:
-    """Sequences granted so far, and the shape they add up to."""
+    """Sequences granted so far, and the shape they add up to.
 
-    def __init__(self, token_budget: int) -> None:
+    `left` is how many tokens the step may still take.  `load` counts what is expected to run
+    beside what has been granted.
+    """
+
+    def __init__(self, token_budget: int, load: StepLoad) -> None:
         self.left = token_budget
+        self.load = load
         self.shape = StepShape()
         self._steps: list[SequenceStep] = []
         self._members: set[int] = set()

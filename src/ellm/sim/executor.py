@@ -5,13 +5,16 @@ from __future__ import annotations
 import zlib
 from array import array
 
+from ellm.core.executor import Ferry
 from ellm.core.plan import SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
 from ellm.sim.clock import VirtualClock
 
 
 class SimExecutor:
-    """Every step costs `step_seconds`; tokens are a fixed function of what precedes them.
+    """Every step costs `step_seconds`, the same for each of `layers`.
+
+    Tokens are a fixed function of what precedes them.
 
     The next token depends on the whole text, so that a run that loses, repeats or reorders a
     token after a preemption gives itself away.  Activations cost `bytes_per_token` a token and
@@ -25,18 +28,25 @@ class SimExecutor:
         step_seconds: float = 0.01,
         bytes_per_token: int = 4096,
         bytes_per_row: int = 4096,
+        layers: int = 1,
     ) -> None:
         self._clock = clock
         self._vocab_size = vocab_size
         self._step_seconds = step_seconds
         self._bytes_per_token = bytes_per_token
         self._bytes_per_row = bytes_per_row
+        self._layers = layers
 
     def activation_bytes(self, shape: StepShape) -> int:
         return shape.tokens * self._bytes_per_token + shape.logit_rows * self._bytes_per_row
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        self._clock.advance(self._step_seconds)
+    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
+        for layer in range(self._layers):
+            if ferry is not None:
+                ferry.enter(layer)
+            self._clock.advance(self._step_seconds / self._layers)
+            if ferry is not None:
+                ferry.leave(layer)
         return StepResult(tuple(self._answer(step) for step in plan.steps))
 
     def _answer(self, step: SequenceStep) -> SequenceResult:

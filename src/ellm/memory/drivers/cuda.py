@@ -12,15 +12,14 @@ has finished; mapping slots that nothing reads yet needs no wait.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import count as count_from
 from typing import Any
 
-from ellm.core.errors import ConfigError, DriverError, DriverUnavailable
+from ellm.core.errors import ConfigError, DriverError
 from ellm.core.units import format_bytes
 from ellm.memory.driver import Chunk, Span
+from ellm.memory.drivers.cuda_calls import PrimaryContext, call, find_device, import_bindings
 from ellm.memory.mappings import Mappings
 from ellm.memory.runs import adjacent_runs
 
@@ -43,9 +42,9 @@ class CudaDriver:
         on_shortage: Callable[[], None] | None = None,
         bindings: Any = None,
     ) -> None:
-        cuda = self._cuda = _import_bindings() if bindings is None else bindings
+        cuda = self._cuda = import_bindings() if bindings is None else bindings
         self._on_shortage = on_shortage
-        self._device = _find_device(cuda, device)
+        handle = find_device(cuda, device)
         self._property = cuda.CUmemAllocationProp()
         self._property.type = cuda.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         self._property.location.type = cuda.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
@@ -61,8 +60,7 @@ class CudaDriver:
             raise ConfigError(
                 f"chunk size must be a multiple of the device's {granularity}, not {chunk_bytes}"
             )
-        self._context = self._call(cuda.cuDevicePrimaryCtxRetain, self._device)
-        self._open = True
+        self._context = PrimaryContext(cuda, handle)
         self._mappings = Mappings(chunk_bytes)
         self._handles: dict[Chunk, Any] = {}
         self._numbers = count_from()
@@ -74,7 +72,7 @@ class CudaDriver:
     def reserve(self, slots: int) -> Span:
         if slots < 1:
             raise DriverError(f"cannot reserve {slots} slots")
-        with self._current():
+        with self._context.current():
             address = self._call(
                 self._cuda.cuMemAddressReserve, slots * self.chunk_bytes, self.chunk_bytes, 0, 0
             )
@@ -86,7 +84,7 @@ class CudaDriver:
         if count < 0:
             raise DriverError(f"cannot create {count} chunks")
         handles: list[Any] = []
-        with self._current():
+        with self._context.current():
             result = self._fill(handles, count)
             if result == self._cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY and self._on_shortage:
                 self._on_shortage()
@@ -108,7 +106,7 @@ class CudaDriver:
         size, cuda = self.chunk_bytes, self._cuda
         start = span.address + slot * size
         end = start
-        with self._current():
+        with self._context.current():
             try:
                 for chunk in chunks:
                     self._call(cuda.cuMemMap, end, size, 0, self._handles[chunk], 0)
@@ -123,14 +121,14 @@ class CudaDriver:
     def unmap(self, span: Span, slot: int, count: int) -> None:
         self._mappings.require_mapped(span, slot, count)
         if count:
-            with self._current():
+            with self._context.current():
                 start = span.address + slot * self.chunk_bytes
                 self._call(self._cuda.cuMemUnmap, start, count * self.chunk_bytes)
         self._mappings.unmapped(span, slot, count)
 
     def destroy(self, chunks: Sequence[Chunk]) -> None:
         self._mappings.require_idle(chunks)
-        with self._current():
+        with self._context.current():
             for index, chunk in enumerate(chunks):
                 try:
                     self._call(self._cuda.cuMemRelease, self._handles[chunk])
@@ -143,7 +141,7 @@ class CudaDriver:
 
     def release(self, span: Span) -> None:
         self._mappings.require_empty(span)
-        with self._current():
+        with self._context.current():
             size = span.slots * self.chunk_bytes
             self._call(self._cuda.cuMemAddressFree, span.address, size)
         self._mappings.released(span)
@@ -152,20 +150,20 @@ class CudaDriver:
         self._mappings.resolve(source, count)
         self._mappings.resolve(target, count)
         if count:
-            with self._current():
+            with self._context.current():
                 self._call(self._cuda.cuMemcpyDtoD, target, source, count)
 
     def copy_in(self, target: int, data: bytes) -> None:
         self._mappings.resolve(target, len(data))
         if data:
-            with self._current():
+            with self._context.current():
                 self._call(self._cuda.cuMemcpyHtoD, target, data, len(data))
 
     def copy_out(self, source: int, count: int) -> bytes:
         self._mappings.resolve(source, count)
         out = bytearray(count)
         if count:
-            with self._current():
+            with self._context.current():
                 self._call(self._cuda.cuMemcpyDtoH, out, source, count)
         return bytes(out)
 
@@ -173,10 +171,10 @@ class CudaDriver:
         return self._mappings.created * self.chunk_bytes
 
     def close(self) -> None:
-        if not self._open:
+        if not self._context.held:
             return
         cuda, size = self._cuda, self.chunk_bytes
-        with self._current():
+        with self._context.current():
             for span in self._mappings.spans:
                 for start, stop in adjacent_runs(sorted(self._mappings.slots(span))):
                     first = span.address + start * size
@@ -184,21 +182,9 @@ class CudaDriver:
                 self._call(cuda.cuMemAddressFree, span.address, span.slots * size)
             for handle in self._handles.values():
                 self._call(cuda.cuMemRelease, handle)
-        self._call(cuda.cuDevicePrimaryCtxRelease, self._device)
-        self._open = False
+        self._context.release()
         self._handles.clear()
         self._mappings.clear()
-
-    @contextmanager
-    def _current(self) -> Iterator[None]:
-        """Our context current in this thread, and afterwards whatever was before."""
-        if not self._open:
-            raise DriverError("the driver is closed")
-        self._call(self._cuda.cuCtxPushCurrent, self._context)
-        try:
-            yield
-        finally:
-            self._call(self._cuda.cuCtxPopCurrent)
 
     def _fill(self, handles: list[Any], count: int) -> Any:
         """Create until there are `count` handles; the first result that is no success."""
@@ -218,40 +204,4 @@ class CudaDriver:
             )
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return _call(self._cuda, function, *arguments)
-
-
-def _call(cuda: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What one driver call returns beside its result (None if nothing); DriverError if refused."""
-    result, *values = function(*arguments)
-    if result != cuda.CUresult.CUDA_SUCCESS:
-        raise DriverError(f"{function.__name__} was refused: {result.name}")
-    return values[0] if values else None
-
-
-def _import_bindings() -> Any:
-    try:
-        return importlib.import_module("cuda.bindings.driver")
-    except ImportError as error:
-        raise DriverUnavailable(
-            "CUDA memory needs the cuda-bindings package: pip install 'ellm[cuda]'"
-        ) from error
-
-
-def _find_device(cuda: Any, ordinal: int) -> Any:
-    """The device's handle, or DriverUnavailable with what is missing."""
-    try:
-        _call(cuda, cuda.cuInit, 0)
-        found = _call(cuda, cuda.cuDeviceGetCount)
-    # The bindings raise an error of their own, no result, where there is no driver library.
-    except (RuntimeError, DriverError) as error:
-        raise DriverUnavailable(
-            f"no CUDA driver on this machine ({error}): install one, or serve from host memory"
-        ) from error
-    if not 0 <= ordinal < found:
-        raise DriverUnavailable(f"there is no CUDA device {ordinal}: {found} found")
-    device = _call(cuda, cuda.cuDeviceGet, ordinal)
-    virtual = cuda.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
-    if not _call(cuda, cuda.cuDeviceGetAttribute, virtual, device):
-        raise DriverUnavailable(f"CUDA device {ordinal} has no virtual memory management")
-    return device
+        return call(self._cuda, function, *arguments)

@@ -28,11 +28,25 @@ def describe() -> dict[str, str | int]:
         "cpu": fields.get("model name", "").lstrip("\t: ") or platform.machine(),
         "features": " ".join(wide),
         "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release().split("-")[0],
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
+
+
+def peak_rss() -> int:
+    """Most bytes of real memory this process held since it began, or since `forget_peak`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM in /proc/self/status")
+
+
+def forget_peak() -> None:
+    """Let `peak_rss` count from what the process holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def busy_seconds() -> float:

@@ -1,0 +1,1 @@
+"""What the benchmarks share: models, processes, rounds, records and pictures."""

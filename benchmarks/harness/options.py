@@ -1,0 +1,37 @@
+"""The command line that all benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parser(description: str, folder: Path, arms: Sequence[str], rounds: int) -> _Parser:
+    """--rounds, --seed, --threads, --arms, --output, and --quick, which only sees that it works.
+
+    A quick run has one round and writes to the temporary directory, never beside real results.
+    """
+    options = _Parser(description=description)
+    options.add_argument("--rounds", type=int, default=rounds)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--arms", type=_names, default=tuple(arms), help="comma-separated")
+    options.add_argument("--output", type=Path, default=folder / "results.jsonl")
+    options.add_argument("--quick", action="store_true", help="a smoke test of under a minute")
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
+        asked = super().parse_args()
+        if asked.quick:
+            asked.rounds = 1
+            if asked.output == self.get_default("output"):
+                asked.output = Path(tempfile.gettempdir()) / f"{asked.output.parent.name}.jsonl"
+        return asked
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))

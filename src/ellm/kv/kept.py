@@ -1,0 +1,217 @@
+"""KV of ended sequences, kept for requests that begin alike while memory lasts, or the tier below.
+
+    oldest │ ·····▽ │ ███████▽ │ ████░ │ ██████░░ │ newest
+
+    █ rows in memory   ▽ a copy below   · rows given up, the copy is what is left   ░ cut next
+
+When memory gets short, copies of the oldest are written ahead of time, so that giving up rows costs
+nothing later; what has no copy is cut from its end, because a beginning is shared by more requests.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Generic
+
+from ellm.kv.prefix import PrefixIndex
+from ellm.kv.store import Holding, KvStore
+from ellm.memory.block import Block, BlockState
+from ellm.memory.tiers import Tiers
+
+
+@dataclass(slots=True, eq=False)
+class Kept(Generic[Holding]):
+    """`tokens` tokens that can be had: from `holding`, or from `block`, which has `copied`."""
+
+    tokens: int
+    holding: Holding | None
+    block: Block | None = None
+    copied: int = 0
+
+    @property
+    def is_copied(self) -> bool:
+        return self.block is not None and self.block.state is BlockState.READY
+
+    @property
+    def is_moving(self) -> bool:
+        return self.block is not None and self.block.state is BlockState.WRITING
+
+
+class KeptPrefixes(Generic[Holding]):
+    """Holdings without a sequence, least recently used first.  `tiers` None has nothing below."""
+
+    def __init__(
+        self, store: KvStore[Holding], index: PrefixIndex, tiers: Tiers | None = None
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._tiers = tiers
+        self._kept: OrderedDict[int, Kept[Holding]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, seq_id: int) -> Kept[Holding] | None:
+        return self._kept.get(seq_id)
+
+    def in_memory(self, seq_id: int) -> bool:
+        """Whether rows of `seq_id`, if it is kept, are at hand; true of any that is not kept."""
+        kept = self._kept.get(seq_id)
+        return kept is None or kept.holding is not None
+
+    @property
+    def chunks(self) -> int:
+        """At most how many chunks would be free without any of them."""
+        return sum(
+            self._store.chunks_alone(kept.tokens)
+            for kept in self._kept.values()
+            if kept.holding is not None
+        )
+
+    @property
+    def below(self) -> int:
+        """Bytes of copies."""
+        return sum(kept.block.size for kept in self._kept.values() if kept.block is not None)
+
+    def add(self, seq_id: int, holding: Holding) -> None:
+        """Keep what an ended sequence published; entries that it covers are not needed any more."""
+        held = self._index.held(seq_id)
+        self._store.trim(holding, held)
+        self._kept[seq_id] = Kept(held, holding)
+        for other in list(self._index.covered(seq_id)):
+            if other in self._kept:
+                self._drop(other)
+        if not held:
+            self._drop(seq_id)
+
+    def touch(self, seq_id: int) -> None:
+        """Someone has just used it."""
+        if seq_id in self._kept:
+            self._kept.move_to_end(seq_id)
+
+    def release(self, count: int) -> int:
+        """Give rows up, oldest first, until `count` chunks are free; how many became.
+
+        Rows that are being copied are left alone.
+        """
+        freed = 0
+        for seq_id, kept in list(self._kept.items()):
+            while freed < count and kept.holding is not None and not kept.is_moving:
+                freed += self._give_up(seq_id, kept, count - freed)
+            if freed >= count:
+                break
+        return freed
+
+    def copy_down(self) -> bool:
+        """Begin to copy the oldest entry that has no copy; False if there is none, or no room.
+
+        One at a time: the tier has better to do than keep pace with all that ends.
+        """
+        if self._tiers is None or any(kept.is_moving for kept in self._kept.values()):
+            return False
+        for kept in self._kept.values():
+            if kept.holding is None or kept.is_copied:
+                continue
+            return self._begin_copy(kept)
+        return False
+
+    def _begin_copy(self, kept: Kept[Holding]) -> bool:
+        """Whether a copy of its rows is on its way; older ones below make room for it."""
+        if self._tiers is None or kept.holding is None:
+            return False
+        extents = self._store.extents(kept.holding, kept.tokens)
+        kept.block = self._tiers.put(extents)
+        while kept.block is None and self._shed(than=kept):
+            kept.block = self._tiers.put(extents)
+        kept.copied = kept.tokens
+        return kept.block is not None
+
+    def shed(self) -> bool:
+        """Drop the oldest entry that is below alone, or the oldest copy; False without any."""
+        return self._shed(than=None)
+
+    def _shed(self, than: Kept[Holding] | None) -> bool:
+        assert self._tiers is not None
+        for seq_id, kept in self._kept.items():
+            if kept is than:
+                break
+            if kept.holding is None:
+                self._drop(seq_id)
+                return True
+        if than is None:
+            for kept in self._kept.values():
+                if kept.block is not None:
+                    self._tiers.drop(kept.block)
+                    kept.block = None
+                    return True
+        return False
+
+    def evict(self) -> bool:
+        """Drop the oldest that has rows; False if there is none."""
+        for seq_id, kept in self._kept.items():
+            if kept.holding is not None:
+                self._drop(seq_id)
+                return True
+        return False
+
+    def sink(self) -> None:
+        """Give all rows up; what has, or finds, room below stays there, the rest is dropped."""
+        for kept in list(self._kept.values()):
+            if not kept.is_copied and not kept.is_moving:
+                self._begin_copy(kept)
+        for seq_id, kept in list(self._kept.items()):
+            if self._tiers is not None and kept.block is not None and kept.is_moving:
+                self._tiers.wait(kept.block)
+                self._tiers.poll()
+            if kept.holding is None:
+                continue
+            if kept.is_copied:
+                self._give_up(seq_id, kept, 0)
+            else:
+                self._drop(seq_id)
+
+    def clear(self) -> None:
+        """Drop all."""
+        for seq_id in list(self._kept):
+            self._drop(seq_id)
+
+    def forget(self, seq_id: int) -> None:
+        """Its copy turned out to be bad."""
+        if seq_id in self._kept:
+            self._drop(seq_id)
+
+    def _give_up(self, seq_id: int, kept: Kept[Holding], count: int) -> int:
+        """Rows for at least `count` chunks, or all there are; how many chunks became free."""
+        assert kept.holding is not None
+        if kept.is_copied:
+            freed = self._store.trim(kept.holding, 0)
+            self._store.close(kept.holding)
+            kept.holding = None
+            return freed
+        return self._cut(seq_id, kept, kept.holding, count)
+
+    def _cut(self, seq_id: int, kept: Kept[Holding], holding: Holding, count: int) -> int:
+        """Shorten an entry by what `count` chunks hold, or drop it; how many became free."""
+        store = self._store
+        target = store.chunks_alone(kept.tokens) - count
+        keep = bisect_right(range(kept.tokens + 1), target, key=store.chunks_alone) - 1
+        keep -= keep % self._index.block_size
+        if keep <= 0:
+            freed = store.trim(holding, 0)
+            self._drop(seq_id)
+            kept.holding = None
+            return freed
+        kept.tokens = keep
+        self._index.shorten(seq_id, keep)
+        return store.trim(holding, keep)
+
+    def _drop(self, seq_id: int) -> None:
+        kept = self._kept.pop(seq_id)
+        self._index.forget(seq_id)
+        if kept.block is not None and self._tiers is not None:
+            self._tiers.drop(kept.block)
+        if kept.holding is not None:
+            self._store.trim(kept.holding, 0)
+            self._store.close(kept.holding)

@@ -1,0 +1,80 @@
+"""Slots whose chunks were given back, and which are unmapped later, at a safe point.
+
+    give back   the chunk is free at once, and may be mapped a second time elsewhere
+    later       flush() takes the old mapping away: between steps on the host, on CUDA once the
+                work that may still read it has passed (eLLM, arXiv 2506.15155, section on hiding
+                the driver: asynchronous unmapping)
+
+A slot that waits here is out of use: whoever maps it again settles it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ellm.memory.driver import Driver, Span
+from ellm.memory.fences import Fence
+from ellm.memory.runs import adjacent_runs
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Slots of one span that wait to be unmapped, each with the fence it waits for."""
+
+    span: Span
+    slots: dict[int, Fence | None]
+
+
+class DeferredUnmaps:
+    """Mappings of `driver` that have no use left.
+
+    `fence` marks the moment after all work given to the device so far; None where work is done
+    when the call returns, as on the host.
+    """
+
+    def __init__(self, driver: Driver, fence: Callable[[], Fence] | None = None) -> None:
+        self._driver = driver
+        self._fence = fence
+        self._waiting: dict[int, _Waiting] = {}
+
+    def __len__(self) -> int:
+        """Slots that wait."""
+        return sum(len(waiting.slots) for waiting in self._waiting.values())
+
+    def add(self, span: Span, slot: int, count: int) -> None:
+        """`count` mapped slots from `slot` have no use left."""
+        waiting = self._waiting.setdefault(span.address, _Waiting(span, {}))
+        fence = None if self._fence is None else self._fence()
+        waiting.slots.update(dict.fromkeys(range(slot, slot + count), fence))
+
+    def settle(self, span: Span, slot: int, count: int) -> None:
+        """Unmap whatever waits among `count` slots from `slot`, now."""
+        waiting = self._waiting.get(span.address)
+        if waiting is not None:
+            self._unmap(waiting, [at for at in range(slot, slot + count) if at in waiting.slots])
+
+    def flush(self, wait: bool = True) -> int:
+        """Unmap all that waits; how many slots.  Without `wait`, only what is safe already."""
+        flushed = 0
+        for waiting in list(self._waiting.values()):
+            slots = sorted(waiting.slots)
+            if not wait:
+                slots = [at for at in slots if _has_passed(waiting.slots[at])]
+            self._unmap(waiting, slots)
+            flushed += len(slots)
+        return flushed
+
+    def _unmap(self, waiting: _Waiting, slots: list[int]) -> None:
+        for low, high in adjacent_runs(slots):
+            for fence in {id(f): f for at in range(low, high) if (f := waiting.slots[at])}.values():
+                fence.wait()
+            self._driver.unmap(waiting.span, low, high - low)
+            for at in range(low, high):
+                del waiting.slots[at]
+        if not waiting.slots:
+            self._waiting.pop(waiting.span.address, None)
+
+
+def _has_passed(fence: Fence | None) -> bool:
+    return fence is None or fence.passed()

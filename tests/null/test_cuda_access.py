@@ -1,0 +1,116 @@
+"""Pinned memory and asynchronous copies, over the stand-in for the CUDA bindings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_cuda import CUresult, FakeCuda
+from tier_scene import CHUNK, PIECE, FaultyDisk
+
+from ellm.core.errors import DriverError
+from ellm.memory.block import BlockState
+from ellm.memory.drivers.cuda import CudaDriver
+from ellm.memory.drivers.cuda_access import CudaAccess
+from ellm.memory.stores.file import FileStore
+from ellm.memory.stores.host import HostStore
+from ellm.memory.thread_copier import ThreadCopier
+from ellm.memory.tiers import Tiers
+
+
+@pytest.fixture
+def cuda() -> FakeCuda:
+    return FakeCuda(8 * CHUNK, CHUNK)
+
+
+def mapped(cuda: FakeCuda) -> tuple[CudaDriver, int]:
+    driver = CudaDriver(bindings=cuda)
+    span = driver.reserve(8)
+    driver.map(span, 0, driver.create(8))
+    return driver, span.address
+
+
+def test_a_copy_has_happened_when_the_call_returns(cuda: FakeCuda) -> None:
+    driver, address = mapped(cuda)
+    access = CudaAccess(bindings=cuda)
+    buffer = access.allocate(3 * PIECE)
+    driver.copy_in(address, b"a" * 100)
+    driver.copy_in(address + CHUNK - 50, b"b" * 100)
+    extents = [(address + CHUNK - 50, 100), (address, 100)]
+    access.read(extents, buffer.address)
+    assert bytes(buffer.view[:200]) == b"b" * 100 + b"a" * 100
+    buffer.view[:200] = b"c" * 150 + b"d" * 50
+    access.write(buffer.address, extents)
+    assert driver.copy_out(address, 100) == b"c" * 50 + b"d" * 50
+    assert driver.copy_out(address + CHUNK - 50, 100) == b"c" * 100
+    access.free(buffer)
+    driver.close()
+    access.close()
+    access.close()
+    assert cuda.idle
+
+
+def test_a_refused_copy_leaves_none_under_way(cuda: FakeCuda) -> None:
+    driver, address = mapped(cuda)
+    access = CudaAccess(bindings=cuda)
+    buffer = access.allocate(PIECE)
+    extents = [(address, 10), (address + CHUNK, 10)]
+    for call, copy in (
+        ("cuMemcpyDtoHAsync", lambda: access.read(extents, buffer.address)),
+        ("cuMemcpyHtoDAsync", lambda: access.write(buffer.address, extents)),
+    ):
+        cuda.fail(call, after=1)
+        with pytest.raises(DriverError, match=f"{call} was refused"):
+            copy()
+        assert not any(stream.pending for stream in cuda.streams)
+        assert not any(event.pending for event in cuda.events)
+    driver.close()
+    access.close()
+    assert cuda.idle
+
+
+def test_what_cannot_be_made_is_undone(cuda: FakeCuda) -> None:
+    for call in ("cuStreamCreate", "cuEventCreate"):
+        for after in range(2):
+            cuda.fail(call, after)
+            with pytest.raises(DriverError, match=call):
+                CudaAccess(bindings=cuda)
+            assert cuda.idle
+
+
+def test_without_more_pinned_memory_blocks_go_to_disk(
+    cuda: FakeCuda, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda.pinned_limit = 8 * PIECE
+    driver, address = mapped(cuda)
+    access = CudaAccess(bindings=cuda)
+    top = HostStore(12 * PIECE, access, piece_bytes=PIECE, slab_bytes=4 * PIECE)
+    base = FileStore(
+        12 * PIECE,
+        access,
+        str(tmp_path),
+        piece_bytes=PIECE,
+        step_bytes=2 * PIECE,
+        disk=FaultyDisk(),
+    )
+    tiers = Tiers(base, access, ThreadCopier(), top)
+    driver.copy_in(address, b"x" * 4 * PIECE)
+    states = []
+    for _ in range(4):
+        block = tiers.put([(address, 4 * PIECE)])
+        assert block is not None
+        tiers.wait(block)
+        states.append((block.state, block.level is tiers._base))
+    # The first fills a slab, the second is refused another, and the rest know better.
+    assert states == [
+        (BlockState.READY, False),
+        (BlockState.FAILED, False),
+        (BlockState.READY, True),
+        (BlockState.READY, True),
+    ]
+    assert tiers.stats.store_failures == 1
+    assert CUresult.CUDA_ERROR_OUT_OF_MEMORY.name in caplog.text
+    tiers.check()
+    tiers.close()
+    driver.close()
+    assert cuda.idle
