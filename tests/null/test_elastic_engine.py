@@ -45,7 +45,7 @@ class Bench:
     @property
     def least(self) -> int:
         """The smallest total with which one sequence of the whole context can always run."""
-        step = self.executor.activation_bytes(smallest_step(CONTEXT))
+        step = self.executor.activation_bytes(smallest_step(CONTEXT, gathers=True))
         room = ceil_div(step, self.pool.chunk_bytes)
         if self.memory.config.mode is MemoryMode.STATIC:
             room = self.pool.ledger.reach("activations")
