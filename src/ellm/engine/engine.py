@@ -35,7 +35,9 @@ from ellm.obs.snapshot import EngineSnapshot
 from ellm.obs.stats import EngineStats
 from ellm.scheduling.choose import choose_policy
 from ellm.scheduling.cost import StepCost
+from ellm.scheduling.displacement import Displacement
 from ellm.scheduling.scheduler import Scheduler
+from ellm.scheduling.slo import SloPolicy
 
 SEED_BITS = 63
 
@@ -71,13 +73,18 @@ class Engine:
         self._keeper = Housekeeper(memory)
         self._cost = cost or StepCost()
         self._policy = choose_policy(config, self._cost, memory.bytes_below)
+        parks = memory.config.uses(ElasticPart.PARK)
+        displacement = None
+        if parks and memory.bytes_below and isinstance(self._policy, SloPolicy):
+            displacement = Displacement(memory.kv, self._policy, self._cost)
         self._scheduler = Scheduler(
             config,
             memory.kv,
             executor.activation_bytes,
             self._policy,
             self._cost,
-            parks=memory.config.uses(ElasticPart.PARK),
+            parks,
+            displacement,
         )
         self._recorder = Recorder(self.stats, clock)
         self._random = random.Random(seed)

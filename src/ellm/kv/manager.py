@@ -382,6 +382,10 @@ class KvManager(Generic[Holding]):
         """Whether one sequence of `tokens` tokens can run when it has the pool to itself."""
         return self.room.fits(self._store.chunks_alone(tokens), activation_bytes)
 
+    def chunks(self, tokens: int) -> int:
+        """Chunks that one sequence of so many tokens takes when it shares nothing."""
+        return self._store.chunks_alone(tokens)
+
     def could_hold(self, tokens: int, soon: bool = True) -> bool:
         """Whether `tokens` tokens of a new sequence would fit what is free or idle now.
 

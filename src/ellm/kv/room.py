@@ -108,6 +108,12 @@ class Room:
         room = self.pool.available(self.owners.kv) + self._idle_chunks(soon=False)
         return room - self._idle_workspace.idle() + self._workspace.mapped - want
 
+    @property
+    def spare_soon(self) -> int:
+        """Chunks that are free, idle, or on their way below, kept prefixes not counted."""
+        kept = self._balloon.idle_at(Cost.PREFIX) + self._balloon.idle_at(Cost.MODEL)
+        return self.pool.available(self.owners.kv) + self._balloon.idle() - kept
+
     def _idle_chunks(self, soon: bool) -> int:
         return self._balloon.idle() - (0 if soon else self._balloon.idle_at(Cost.LEAVING))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
 
 from ellm.core.load import StepLoad
 from ellm.core.objectives import Objectives
@@ -43,10 +44,11 @@ class SloPolicy:
     """Serves as many requests as it can within their objectives.
 
     Lanes of a priority, in order: RESUMED are sequences that had begun and lost their memory, and
-    overdue ones in their turn; FEASIBLE are those that can still meet their deadline, earliest
-    first; LATE are those that cannot, and those that have none, in order of arrival.  So a lost
-    cause delays nobody, and nobody starves: of `OVERDUE_EVERY` + 1 first tokens one belongs to the
-    oldest overdue sequence of its priority, if there is one.
+    overdue ones in their turn; FEASIBLE are those that can still meet their deadline, and parked
+    ones that must be running again by some time, earliest first; LATE are those that cannot, and
+    those that have none, in order of arrival.  So a lost cause delays nobody, and nobody starves:
+    of `OVERDUE_EVERY` + 1 first tokens one belongs to the oldest overdue sequence of its priority,
+    if there is one.
 
     `cost` is the engine's, which teaches it.  `buffer` None is for an engine without a tier below.
     """
@@ -61,6 +63,7 @@ class SloPolicy:
         self._buffer = buffer
         self._others = OVERDUE_EVERY  # first tokens since an overdue one
         self._turn: Sequence | None = None  # the overdue one that is being served
+        self._parked: dict[int, float] = {}  # when they must be running again
         self._finished = 0
         self._mean_output = EXPECTED_OUTPUT
         self._least_output = Quantile(1 - SURE, EXPECTED_OUTPUT / 4)
@@ -78,8 +81,13 @@ class SloPolicy:
         request = sequence.request
         if self._goes_first(sequence, now):
             return (request.priority, RESUMED, request.arrival, sequence.seq_id)
+        by = self._parked.get(sequence.seq_id)
+        if by is not None:
+            lane = FEASIBLE if by < math.inf else LATE
+            key = by if by < math.inf else request.arrival
+            return (request.priority, lane, key, sequence.seq_id)
         deadline = self._deadline(sequence)
-        if deadline < math.inf and now + self._prefill_seconds(sequence) <= deadline:
+        if deadline < math.inf and now + self.prefill_seconds(sequence) <= deadline:
             return (request.priority, FEASIBLE, deadline, sequence.seq_id)
         return (request.priority, LATE, request.arrival, sequence.seq_id)
 
@@ -88,7 +96,8 @@ class SloPolicy:
 
     def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
         # An empty tier holds nobody back, or what is larger than the buffer would wait for ever.
-        if self._buffer is None or parked_bytes == 0 or self._goes_first(sequence, now):
+        begun = sequence.num_output > 0
+        if self._buffer is None or begun or not parked_bytes or self._goes_first(sequence, now):
             return True
         return parked_bytes + kv_bytes <= self._buffer.size
 
@@ -164,8 +173,10 @@ class SloPolicy:
             if objectives.ttft is not None:
                 late = now > self._deadline(sequence)
                 self._ttft_breach = late or bool(self._ttft_breach)
-        elif objectives.tpot is not None:
-            slow = now - sequence.last_token > objectives.tpot
+        elif objectives.tpot is not None and sequence.first_token is not None:
+            # By the mean so far: a sequence that was ahead may have paused in the tier below.
+            made = sequence.num_output - 1
+            slow = now - sequence.first_token > objectives.tpot * made
             self._tpot_breach = slow or bool(self._tpot_breach)
 
     def stepped(self, load: StepLoad, seconds: float) -> None:
@@ -174,7 +185,50 @@ class SloPolicy:
             self._buffer.push(self._ttft_breach, self._tpot_breach)
         self._ttft_breach = self._tpot_breach = None
 
+    def yielded(self, sequence: Sequence) -> None:
+        if sequence.first_token is not None:
+            pace = self._cost.predict(self._beside)
+            self._parked[sequence.seq_id] = self.resume_by(sequence, pace)
+
+    def resumed(self, sequence: Sequence) -> None:
+        self._parked.pop(sequence.seq_id, None)
+
+    def victim(self, running: SequenceOf[Sequence]) -> Sequence:
+        pace = self._cost.predict(self._beside)
+        return max(running, key=lambda s: (self.resume_by(s, pace), s.order))
+
+    def is_parked(self, sequence: Sequence) -> bool:
+        return sequence.seq_id in self._parked
+
+    def resume_by(self, sequence: Sequence, pace: float) -> float:
+        """When a sequence that pauses must run again to keep its objective.
+
+        It uses up what it has saved, and half of what it will save at `pace` seconds a token.
+        Infinite if there is nothing to lose: no objective, no token yet, or a first one too late.
+        """
+        first, tpot = sequence.first_token, self._of(sequence).tpot
+        if first is None or tpot is None or first > self._deadline(sequence):
+            return math.inf
+        likely = min(self._mean_output, sequence.request.max_tokens) - sequence.num_output
+        return first + tpot * (sequence.num_output - 1) + (tpot - pace) * max(likely, 1.0) / 2
+
+    def due(self, sequence: Sequence) -> float:
+        """When a waiting sequence must run, for its first token's sake or its pace's."""
+        return self._parked.get(sequence.seq_id, self._deadline(sequence))
+
+    def could_keep_pace(
+        self, newcomer: Sequence, running: Collection[Sequence], pace: float
+    ) -> bool:
+        """Whether all that have an objective to keep, parked ones too, can keep it in turns."""
+        tpot = self._of(newcomer).tpot
+        if tpot is None:
+            return True
+        keeping = sum(self.resume_by(s, pace) < math.inf for s in running)
+        keeping += sum(by < math.inf for by in self._parked.values())
+        return (keeping + 1) * pace <= tpot * max(1, sum(s.uncomputed == 1 for s in running))
+
     def finished(self, sequence: Sequence) -> None:
+        self.resumed(sequence)
         self._decoding = None
         self._end_turn(sequence)
         if sequence.finish_reason is FinishReason.ABORT:
@@ -199,8 +253,10 @@ class SloPolicy:
 
     def _goes_first(self, sequence: Sequence, now: float) -> bool:
         """Whether nobody of its priority may pass `sequence`."""
-        if sequence.num_output > 0 or sequence is self._turn:
+        if sequence is self._turn:
             return True
+        if sequence.num_output > 0:
+            return sequence.seq_id not in self._parked
         if self._turn is None:
             free = self._others >= OVERDUE_EVERY
         else:
@@ -211,7 +267,7 @@ class SloPolicy:
         if sequence is self._turn:
             self._turn = None
 
-    def _prefill_seconds(self, sequence: Sequence) -> float:
+    def prefill_seconds(self, sequence: Sequence) -> float:
         """How long the rest of a prompt is likely to take from its start to its first token."""
         return self._stretch.value * self._at_once(sequence.uncomputed, len(sequence.tokens))
 
