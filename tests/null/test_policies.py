@@ -360,7 +360,7 @@ def test_slow_tokens_shrink_the_buffer_and_late_first_ones_grow_it() -> None:
     for last in (0.0, 0.04, 0.08):  # met: 40 ms each
         policy.token(decoding(0, 5, 0.0, last), last + 0.04)
         policy.stepped(load, 0.04)
-    for last in (0.1, 0.2, 0.3):
+    for last in (0.2, 0.3, 0.4):  # five tokens in more than 0.2 s after the first
         policy.token(decoding(0, 5, 0.0, last), last + 0.04)
         policy.token(decoding(1, 5, 0.0, last), last + 0.06)  # one of two is enough
         policy.stepped(load, 0.06)

@@ -56,11 +56,6 @@ class KeptPrefixes(Generic[Holding]):
     def get(self, seq_id: int) -> Kept[Holding] | None:
         return self._kept.get(seq_id)
 
-    def in_memory(self, seq_id: int) -> bool:
-        """Whether rows of `seq_id`, if it is kept, are at hand; true of any that is not kept."""
-        kept = self._kept.get(seq_id)
-        return kept is None or kept.holding is not None
-
     @property
     def chunks(self) -> int:
         """At most how many chunks would be free without any of them."""

@@ -17,6 +17,7 @@ from typing import Generic
 
 from ellm.core.layers import KvArena, KvTable
 from ellm.core.plan import StepPlan
+from ellm.kv.beginnings import Beginnings
 from ellm.kv.below import Below
 from ellm.kv.kept import KeptPrefixes
 from ellm.kv.layered import Ferry
@@ -47,6 +48,9 @@ class KvManager(Generic[Holding]):
         self._held: dict[int, Holding] = {}
         tiers = None if below is None else below.tiers
         self.kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
+        self._beginnings = None
+        if prefixes is not None and self.kept is not None:
+            self._beginnings = Beginnings(prefixes, self.kept, self._held)
         self._granting: Holding | None = None
         self._offer()
 
@@ -96,8 +100,8 @@ class KvManager(Generic[Holding]):
         """Rows for `tokens` tokens of `seq_id` in all, while a workspace of `activation_bytes`
         can be had too.  On None nothing has changed for any running sequence.
 
-        `expect` is how many tokens a new sequence will have soon, to choose its range by.  When
-        `gentle`, no prefix and no idle model is given up for it.
+        `expect` is how many tokens a new sequence will have soon.  When `gentle`, no prefix and no
+        idle model is given up.
         """
         most = Cost.WARM if gentle else Cost.MODEL
         if self._below is not None and self._below.is_layered(seq_id):
@@ -129,8 +133,7 @@ class KvManager(Generic[Holding]):
     def share(self, parent_id: int, child_id: int, tokens: int, activation_bytes: int) -> bool:
         """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`.
 
-        False when that would leave less than a workspace of `activation_bytes`.
-        """
+        False when that would leave less than a workspace of `activation_bytes`."""
         parent = self._held.get(parent_id)
         if parent is None and self.kept is not None:
             kept = self.kept.get(parent_id)
@@ -159,19 +162,17 @@ class KvManager(Generic[Holding]):
     ) -> int:
         """Give `seq_id`, which holds nothing, the longest known beginning of `tokens`.
 
-        Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short, and
-        never all of them, because at least one must be computed to know what follows.  A longer
-        beginning that is below is fetched if `worth(tokens more, seconds)` says so: then the
-        sequence is `where` RETURNING.
+        Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short.  A
+        longer beginning that is below is fetched if `worth(tokens more, seconds)` says so: then
+        the sequence is `where` RETURNING.
         """
-        if self._index is None or self.kept is None:
+        if self._beginnings is None or self.kept is None:
             return 0
-        known = tokens[:-1]
-        near = self._index.match(seq_id, known, salt, self._at_hand)
-        far = self._index.match(seq_id, known, salt) if self._below is not None else None
-        if far is not None and worth is not None:
-            more = far[1] - (near[1] if near is not None else 0)
-            if more > 0 and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
+        near = self._beginnings.at_hand(seq_id, tokens, salt)
+        if self._below is not None and worth is not None:
+            far = self._beginnings.anywhere(seq_id, tokens, salt)
+            more = (far[1] if far else 0) - (near[1] if near else 0)
+            if far and more and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
                 return far[1]
         if near is None:
             return 0
@@ -179,12 +180,12 @@ class KvManager(Generic[Holding]):
         self.kept.touch(holder)
         return count if self.share(holder, seq_id, count, activation_bytes) else 0
 
-    def _at_hand(self, seq_id: int) -> bool:
-        """Whether the rows that `seq_id` has published are in memory, and stay there for now."""
-        assert self.kept is not None
-        return seq_id in self._held or (
-            self.kept.get(seq_id) is not None and self.kept.in_memory(seq_id)
-        )
+    def known(self, seq_id: int, tokens: Sequence[int], salt: bytes = b"") -> int:
+        """How many of `tokens` `adopt` could find in memory."""
+        if self._beginnings is None or seq_id in self._held:
+            return 0
+        match = self._beginnings.at_hand(seq_id, tokens, salt)
+        return 0 if match is None else match[1]
 
     def _fetch_prefix(
         self,
@@ -279,8 +280,8 @@ class KvManager(Generic[Holding]):
         assert self._below is not None
         found = self._below.collect(seq_id)
         if found is not None:
-            self._held[seq_id], tokens = found
-            return tokens
+            self._held[seq_id] = found[0]
+            return found[1]
         if self._below.where(seq_id) is Whereabouts.LOST:
             self._below.forget(seq_id)
             return 0
@@ -302,9 +303,8 @@ class KvManager(Generic[Holding]):
         """
         holding = self._held.get(seq_id)
         need = 0 if holding is None else self._store.missing(holding, tokens)
-        if holding is None or not 0 < need <= most or not self._store.premap(holding, tokens):
-            return 0
-        return need
+        ahead = holding is not None and 0 < need <= most and self._store.premap(holding, tokens)
+        return need if ahead else 0
 
     def free(self, seq_id: int, keep: bool = False) -> None:
         """`seq_id` needs its KV no more.  `keep` it as a prefix for others while memory lasts."""
@@ -387,10 +387,7 @@ class KvManager(Generic[Holding]):
         return self._store.chunks_alone(tokens)
 
     def could_hold(self, tokens: int, soon: bool = True) -> bool:
-        """Whether `tokens` tokens of a new sequence would fit what is free or idle now.
-
-        `soon` counts what is free once copies have ended.
-        """
+        """Whether so many tokens would fit what is free or idle; `soon` waits for copies."""
         return self.room.could_have(self._store.chunks_alone(tokens), soon)
 
     def check(self) -> None:

@@ -275,8 +275,8 @@ class Scheduler:
         if not self._welcome(sequence, now):
             return False
         below = self._kv.where(sequence.seq_id) is not None
-        # A newcomer whose known tokens would not fit now would be preempted soon, or preempt.
-        if self.running and not self._kv.could_hold(len(sequence.tokens), soon=False):
+        # A newcomer whose tokens would not fit now would be preempted soon, or preempt.
+        if self.running and not self._kv.could_hold(self._tokens_to_hold(sequence), soon=False):
             return not below and self._start_layered(sequence, draft, now)
         if below:
             return self._recall(sequence, draft)
@@ -292,6 +292,11 @@ class Scheduler:
             return False
         self._run(sequence)
         return True
+
+    def _tokens_to_hold(self, sequence: Sequence) -> int:
+        """Tokens whose KV a waiting sequence would take, beside what it could share."""
+        known = self._kv.known(sequence.seq_id, sequence.tokens, _salt(sequence))
+        return len(sequence.tokens) - known
 
     def _start_layered(self, sequence: Sequence, draft: Draft, now: float) -> bool:
         """Admit a prompt with as many layers as fit, the others going below as it is computed."""
