@@ -49,6 +49,15 @@ class EngineMemory:
             return None
         return TierSnapshot(self.tiers.capacity, self.tiers.used, self.tiers.stats)
 
+    def dispose(self) -> None:
+        """Give every chunk back to the pool, and the address ranges to the machine."""
+        arena = self.kv.dispose()
+        self.workspace.clear()
+        if self.pool.unmaps is not None:
+            self.pool.unmaps.flush()
+        for span in (arena, self.workspace.span):
+            self.pool.driver.release(span)
+
     @property
     def holdings(self) -> Mapping[str, int]:
         """Chunks the engine holds, by kind."""

@@ -25,6 +25,7 @@ from ellm.kv.prefix import PrefixIndex
 from ellm.kv.room import Room
 from ellm.kv.store import Holding, KvStore
 from ellm.memory.balloon import Cost
+from ellm.memory.driver import Span
 
 
 class KvManager(Generic[Holding]):
@@ -330,13 +331,14 @@ class KvManager(Generic[Holding]):
         """Give kept prefixes back; how many there were."""
         return 0 if self._kept is None else self._kept.clear()
 
-    def dispose(self) -> None:
-        """Give everything back, for good."""
+    def dispose(self) -> Span:
+        """Give every chunk back, for good; the addresses are the caller's to release."""
         for seq_id in [*self._held, *(self._below.sequences if self._below else ())]:
             self.free(seq_id)
         self.forget_prefixes()
         self._store.reclaim(self.room.pool.total)
         self.room.withdraw()
+        return self._store.span
 
     def _spare(self) -> int:
         """Chunks mapped ahead of the sequences."""
