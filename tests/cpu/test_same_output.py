@@ -127,7 +127,7 @@ def test_the_same_words_after_parking_below(
     assert tiers is not None
     assert tiers.stats.loads > 10
     built.engine.release_idle()
-    assert tiers.used == 0
+    assert built.engine.snapshot().owners["kv"] == 0
     built.engine.close()
 
 

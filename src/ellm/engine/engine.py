@@ -59,13 +59,13 @@ class Engine:
         if memory.config.mode is MemoryMode.STATIC:
             fix_shares(memory, executor.activation_bytes, config)
         require_context(memory, executor.activation_bytes, config.max_model_len)
-        if not memory.config.uses(ElasticPart.PREFILL):
+        if config.max_num_batched_tokens or not memory.config.uses(ElasticPart.PREFILL):
             config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
         wished = Objectives(ttft=config.ttft_slo, tpot=config.tpot_slo)
         self.goodput = Goodput(wished, clock.now())
-        self.stats = EngineStats(elastic=memory.kv.room.stats)
+        self.stats = EngineStats(elastic=memory.kv.room.stats, goodput=self.goodput)
         self._memory = memory
         self._executor = executor
         self._keeper = Housekeeper(memory)
@@ -177,12 +177,14 @@ class Engine:
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
         seconds = self.clock.now() - started
         self._cost.observe(plan.load, seconds)
+        self.stats.step_time_error = self._cost.error
         self._policy.stepped(plan.load, seconds)
         return news
 
     def _plan(self) -> StepPlan | None:
         """The next step; None if nothing can run, though it may when copies have ended."""
         while self._memory.pool.free < 0:  # the budget was lowered
+            self._memory.kv.room.step_is_over()
             if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
                 break
         plan = self._scheduler.schedule(self.clock.now())
@@ -278,8 +280,9 @@ class Engine:
         return released
 
     def release_idle(self) -> int:
-        """As `rest`, and kept prefixes go too."""
-        self._memory.kv.forget_prefixes()
+        """As `rest`, and kept prefixes go too: below, or for good where that has no room."""
+        if self._memory.kv.kept is not None:
+            self._memory.kv.kept.sink()
         return self.rest()
 
     def yield_memory(self) -> bool:

@@ -25,11 +25,13 @@ from ellm.kv.prefix import PrefixIndex
 from ellm.kv.room import Room
 from ellm.kv.store import Holding, KvStore
 from ellm.memory.balloon import Cost
-from ellm.memory.driver import Span
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout.  `None` means not now."""
+    """The KV of every sequence by its id, over one layout.  `None` means not now.
+
+    `kept` are the prefixes of ended sequences, None without a prefix cache.
+    """
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class KvManager(Generic[Holding]):
         self._below = below
         self._held: dict[int, Holding] = {}
         tiers = None if below is None else below.tiers
-        self._kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
+        self.kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
         self._granting: Holding | None = None
         self._offer()
 
@@ -55,8 +57,13 @@ class KvManager(Generic[Holding]):
             room.offer("warm", Cost.WARM, lambda: store.warm, store.reclaim)
         if (below := self._below) is not None:
             room.offer("leaving", Cost.LEAVING, lambda: below.leaving, below.release)
-        if (kept := self._kept) is not None:
-            room.offer("prefix", Cost.PREFIX, lambda: kept.chunks, kept.release)
+        if (kept := self.kept) is not None:
+            room.offer("prefix", Cost.PREFIX, lambda: self._idle_prefixes(kept), kept.release)
+
+    def _idle_prefixes(self, kept: KeptPrefixes[Holding]) -> int:
+        """At most how many chunks only kept prefixes hold; many of them share their beginning."""
+        beside = self._store.warm + self._spare()
+        return max(0, min(kept.chunks, self.room.pool.held(self.room.owners.kv) - beside))
 
     @property
     def arena(self) -> KvArena:
@@ -109,7 +116,7 @@ class KvManager(Generic[Holding]):
 
     def _open(self, tokens: int = 0) -> Holding | None:
         holding = self._store.open(tokens)
-        while holding is None and self._kept is not None and self._kept.evict():
+        while holding is None and self.kept is not None and self.kept.evict():
             holding = self._store.open(tokens)
         return holding
 
@@ -125,8 +132,8 @@ class KvManager(Generic[Holding]):
         False when that would leave less than a workspace of `activation_bytes`.
         """
         parent = self._held.get(parent_id)
-        if parent is None and self._kept is not None:
-            kept = self._kept.get(parent_id)
+        if parent is None and self.kept is not None:
+            kept = self.kept.get(parent_id)
             parent = None if kept is None else kept.holding
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
@@ -157,7 +164,7 @@ class KvManager(Generic[Holding]):
         beginning that is below is fetched if `worth(tokens more, seconds)` says so: then the
         sequence is `where` RETURNING.
         """
-        if self._index is None or self._kept is None:
+        if self._index is None or self.kept is None:
             return 0
         known = tokens[:-1]
         near = self._index.match(seq_id, known, salt, self._at_hand)
@@ -169,14 +176,14 @@ class KvManager(Generic[Holding]):
         if near is None:
             return 0
         holder, count = near
-        self._kept.touch(holder)
+        self.kept.touch(holder)
         return count if self.share(holder, seq_id, count, activation_bytes) else 0
 
     def _at_hand(self, seq_id: int) -> bool:
         """Whether the rows that `seq_id` has published are in memory, and stay there for now."""
-        assert self._kept is not None
+        assert self.kept is not None
         return seq_id in self._held or (
-            self._kept.get(seq_id) is not None and self._kept.in_memory(seq_id)
+            self.kept.get(seq_id) is not None and self.kept.in_memory(seq_id)
         )
 
     def _fetch_prefix(
@@ -189,8 +196,8 @@ class KvManager(Generic[Holding]):
         worth: Callable[[int, float], bool],
     ) -> bool:
         """Begin to bring a kept prefix up from below; whether that has begun."""
-        assert self._kept is not None
-        kept, below = self._kept.get(holder), self._below
+        assert self.kept is not None
+        kept, below = self.kept.get(holder), self._below
         if kept is None or kept.block is None or not kept.is_copied or below is None:
             return False
         size = kept.block.size * count // kept.copied
@@ -202,7 +209,7 @@ class KvManager(Generic[Holding]):
         if not self._grant(holding, count, activation_bytes, Cost.WARM):
             self._store.close(holding)
             return False
-        self._kept.touch(holder)
+        self.kept.touch(holder)
         below.lot.fetch_from(seq_id, holding, kept.block, count, kept.copied)
         return True
 
@@ -228,7 +235,7 @@ class KvManager(Generic[Holding]):
         if self._below is None or holding is None:
             return False
         while not self._below.lot.park(seq_id, holding, tokens):
-            if self._kept is None or not self._kept.shed():
+            if self.kept is None or not self.kept.shed():
                 return False
         del self._held[seq_id]
         if self._index is not None:
@@ -283,11 +290,6 @@ class KvManager(Generic[Holding]):
         """Return when something has moved below or back; False if nothing was moving."""
         return self._below is not None and self._below.wait()
 
-    def copy_down(self) -> None:
-        """Begin to copy a kept prefix below, so that its rows can be given up later."""
-        if self._kept is not None:
-            self._kept.copy_down()
-
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
         if self._index is not None and seq_id in self._held:
@@ -307,8 +309,8 @@ class KvManager(Generic[Holding]):
     def free(self, seq_id: int, keep: bool = False) -> None:
         """`seq_id` needs its KV no more.  `keep` it as a prefix for others while memory lasts."""
         holding = self._held.pop(seq_id, None)
-        if holding is not None and keep and self._kept is not None:
-            self._kept.add(seq_id, holding)
+        if holding is not None and keep and self.kept is not None:
+            self.kept.add(seq_id, holding)
             return
         if self._index is not None:
             self._index.forget(seq_id)
@@ -327,18 +329,14 @@ class KvManager(Generic[Holding]):
         self._trim_spare(self.room.pool.total)
         self._store.reclaim(self.room.pool.total)
 
-    def forget_prefixes(self) -> int:
-        """Give kept prefixes back; how many there were."""
-        return 0 if self._kept is None else self._kept.clear()
-
-    def dispose(self) -> Span:
-        """Give every chunk back, for good; the addresses are the caller's to release."""
+    def dispose(self) -> None:
+        """Give everything back, for good."""
         for seq_id in [*self._held, *(self._below.sequences if self._below else ())]:
             self.free(seq_id)
-        self.forget_prefixes()
+        if self.kept is not None:
+            self.kept.clear()
         self._store.reclaim(self.room.pool.total)
         self.room.withdraw()
-        return self._store.span
 
     def _spare(self) -> int:
         """Chunks mapped ahead of the sequences."""

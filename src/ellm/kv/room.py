@@ -72,6 +72,10 @@ class Room:
         for source in self._sources:
             source.used = now
 
+    def step_is_over(self) -> None:
+        """The workspace of the last step is not needed any more, until `make` asks for one."""
+        self._idle_workspace.keep = 0
+
     def make(
         self, missing: Callable[[], int], activation_bytes: int, most: Cost = Cost.MODEL
     ) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ellm.core.clock import MonotonicClock
 from ellm.core.config import MemoryMode
-from ellm.core.errors import ConfigError
+from ellm.core.errors import ConfigError, ModelNotFound
 from ellm.core.units import ceil_div, parse_bytes
 from ellm.engine.errand import HelperThread
 from ellm.engine.fleet import EngineFleet
@@ -133,6 +133,8 @@ class AsyncFleet:
     def backend(self, name: str) -> ServedModel:
         """The model as a server sees it.  Raises ModelNotFound."""
         self._fleet.model(name)
+        if name not in self._served:
+            raise ModelNotFound(f"model {name!r} is still being loaded: try again soon")
         return self._served[name]
 
     async def load(

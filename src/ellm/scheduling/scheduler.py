@@ -124,9 +124,13 @@ class Scheduler:
         return most
 
     def _grant(self, sequence: Sequence, draft: Draft, most: int) -> bool:
-        """Add as many tokens of `sequence` as memory allows now, if any."""
+        """Add as many tokens of `sequence` as memory allows now, if any.
+
+        What is to be computed in one piece is cut only when nobody is left to make room for it.
+        """
         count = most
-        least = min(most, SMALLEST_CHUNK) if self._config.chunked_prefill else most
+        cut = self._config.chunked_prefill or all(one is sequence for one in self.running)
+        least = min(most, SMALLEST_CHUNK) if cut else most
         while True:
             if self._fits(sequence, count, draft, gentle=least < count and count > LARGE_CHUNK):
                 return True
