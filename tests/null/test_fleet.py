@@ -312,8 +312,10 @@ def test_unloading_waits_for_what_runs_and_takes_nothing_new() -> None:
     assert not any(owner.startswith("a/") for owner in world.pool.snapshot().held)
     world.load("a", 12)
     world.fleet.unload("a")
+    world.fleet.unload("b")
     world.step()
     world.check()
+    assert world.pool.driver._mappings.spans == []
 
 
 def test_a_request_that_arrives_too_late_is_told_so() -> None:

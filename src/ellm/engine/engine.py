@@ -302,10 +302,8 @@ class Engine:
         require_context(self._memory, price, self.config.max_model_len)
 
     def dispose(self) -> None:
-        """Give every chunk of KV and activations back to the pool; of no use afterwards."""
-        self._memory.kv.dispose()
-        self._memory.workspace.clear()
-        self._keeper.settle()
+        """Give KV and activations back, with their addresses; of no use afterwards."""
+        self._memory.dispose()
 
     def check(self) -> None:
         """Assert that the books balance."""

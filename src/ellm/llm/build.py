@@ -155,7 +155,7 @@ class Resident:
             seed, cost = plan.args.seed, self._times.cost
             self._engine = Engine(limits, parts, around(runner), clock, seed, cost)
         except BudgetError:
-            parts.kv.dispose()
+            parts.dispose()
             raise
         return self._engine
 

@@ -68,13 +68,15 @@ class AsyncFleet:
             self._floors = self._ceilings = {args.name: share for args in models}
         inbox = Inbox()
         self._helper = HelperThread(inbox)
+        # Beside host memory the tier is a file, as the checkpoint is, and reads no faster.
+        tiers = None if self._args.device == "cpu" else self._house.tiers
         self._fleet = EngineFleet(
             self._house.pool,
             self._house.balloon,
             MonotonicClock(),
             self._helper,
             idle_release,
-            self._house.tiers,
+            tiers,
         )
         self._streams = Streams(self._fleet, inbox)
         self._served: dict[str, ServedModel] = {}

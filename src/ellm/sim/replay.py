@@ -134,5 +134,5 @@ def _engine(house: SimHouse, name: str, model: SimModel, scheduler: SchedulerCon
     try:
         return Engine(scheduler, parts, executor, house.clock)
     except BudgetError:
-        parts.kv.dispose()
+        parts.dispose()
         raise
