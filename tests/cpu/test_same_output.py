@@ -186,7 +186,7 @@ def test_a_burst_with_aborts_gives_every_byte_back(layout: KvLayout) -> None:
         engine.check()
     grown = highest - before
     assert grown > 4 * MIB
-    released = engine.rest()
+    released = engine.release_idle()
     memory = engine.snapshot().memory
     assert memory.held.get("kv", 0) == 0
     assert memory.held.get("activations", 0) == 0
