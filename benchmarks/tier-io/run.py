@@ -26,11 +26,7 @@ from ellm.core.units import GIB, KIB, MIB, format_bytes, parse_bytes
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-<<<<<<< HEAD
-from harness.machine import commit, describe
-=======
-from machine import busy_seconds, commit, describe
->>>>>>> main
+from harness.machine import busy_seconds, commit, describe
 
 HERE = Path(__file__).parent
 SIZES = tuple(256 * KIB << step for step in range(7))
