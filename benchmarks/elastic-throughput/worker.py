@@ -1,11 +1,13 @@
 """One arm: an engine that is filled with requests and then decodes.
 
 opening    {"arguments": EngineArgs, "parameters": 462_000_000, "attention_width": 21_504}
-question   {"input": 1024, "outputs": [256], "steps": 10, "requests": 64, "fill": true}
-answer     tokens a second, sequences at once, memory by owner, time in driver calls
+question   {"input": 1024, "outputs": [256], "requests": 64, "rehearse": 128, "steps": 6}
+answer     tokens a second and sequences at once in those steps; memory by owner after them; time
+           in driver calls of every step since all that fit were decoding
 
-With `fill` nothing is computed until every sequence that fits is decoding; then `steps` steps are.
-Without, every decoding is computed from the first, while sequences end and others take their place.
+Nothing is computed until every sequence that fits is decoding, and for `rehearse` steps after
+that; then come `steps` steps in which every decoding is.  With outputs of many lengths sequences
+end meanwhile and others take their place.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any
+
+from harness.worker import Json, serve
+from skipped import SkippedPrefill, SkippingClock, Work
 
 from harness.worker import Json, serve
 from skipped import SkippedPrefill, SkippingClock, Work
@@ -29,7 +33,6 @@ from ellm.llm.build import build
 SETTLED = 4
 # Real steps before the measured ones: shapes are met for the first time.
 WARM_UP = 2
-MOST_STEPS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +50,13 @@ class Bench:
     """An engine, stepped by hand."""
 
     def __init__(self, opening: Json) -> None:
-        clock = SkippingClock()
+        self.engine: Engine = build(EngineArgs(**opening["arguments"])).engine
+        self.clock = SkippingClock()
         work = Work(opening["parameters"], opening["attention_width"])
-        holder: list[SkippedPrefill] = []
-
-        def around(runner: Any) -> SkippedPrefill:
-            holder.append(SkippedPrefill(runner, clock, work))
-            return holder[0]
-
-        built = build(EngineArgs(**opening["arguments"]), clock=clock, around=around)
-        self.engine: Engine = built.engine
-        self.executor = holder[0]
-        self.clock = clock
+        # Nobody but this experiment has any use for an engine whose executor can be swapped.
+        self.executor = SkippedPrefill(self.engine._executor, self.clock, work)
+        self.engine._executor = self.executor
+        self.engine.clock = self.clock
 
     def step(self) -> Step:
         elastic = self.engine.stats.elastic
@@ -91,17 +89,12 @@ class Bench:
             )
         return names
 
-    def fill(self) -> int:
-        """Step without computing until everyone who fits decodes; most sequences at once."""
-        self.executor.rehearsing = True
-        in_a_row = most = 0
-        for _ in range(MOST_STEPS):
-            step = self.step()
-            most = max(most, step.decoding)
-            in_a_row = 0 if step.prefilling else in_a_row + 1
-            if in_a_row == SETTLED:
-                return most
-        raise AssertionError(f"not settled after {MOST_STEPS} steps")
+    def fill(self) -> list[Step]:
+        """Step without computing until everyone who fits decodes."""
+        steps: list[Step] = []
+        while len(steps) < SETTLED or any(step.prefilling for step in steps[-SETTLED:]):
+            steps.append(self.step())
+        return steps
 
     def clear(self, names: list[str]) -> None:
         """End every request and give all memory back."""
@@ -114,30 +107,25 @@ class Bench:
     def answer(self, question: Json) -> Json:
         names = self.submit(question)
         before = self.engine.stats.preemptions
-        most = self.fill() if question["fill"] else 0
+        self.executor.rehearsing = True
+        filling = self.fill()
+        later = [self.step() for _ in range(question["rehearse"])]
         self.executor.rehearsing = False
-        for _ in range(WARM_UP):
-            self.step()
-        steps = [self.step() for _ in range(question["steps"])]
+        later += [self.step() for _ in range(WARM_UP + question["steps"])]
+        steps = later[-question["steps"] :]
         memory = self.memory()
         preemptions = self.engine.stats.preemptions - before
         self.clear(names)
-        pure = [step for step in steps if not step.prefilling] if question["fill"] else steps
-        tokens = sum(step.decoding for step in pure)
         return {
-            "batch": median(step.decoding for step in pure),
-            "most": max(most, *(step.decoding for step in steps)),
-            "tokens_per_second": (
-                median(step.decoding / step.seconds for step in pure)
-                if question["fill"]
-                else tokens / sum(step.seconds for step in pure)
-            ),
+            "batch": median(step.decoding for step in steps),
+            "most": max(step.decoding for step in filling + later),
+            "tokens_per_second": median(step.decoding / step.seconds for step in steps),
             "step_seconds": [round(step.seconds, 5) for step in steps],
             "prompts_in_steps": sum(step.prefilling for step in steps),
             "preemptions": preemptions,
             "memory": memory,
-            "critical_driver": percentiles([step.critical for step in steps]),
-            "tidy_driver": percentiles([step.tidy for step in steps]),
+            "critical_driver": percentiles([step.critical for step in later]),
+            "tidy_driver": percentiles([step.tidy for step in later]),
         }
 
     def memory(self) -> Json:
