@@ -20,9 +20,6 @@ from time import perf_counter
 from harness.worker import Json, serve
 from skipped import SkippedPrefill, SkippingClock, Work
 
-from harness.worker import Json, serve
-from skipped import SkippedPrefill, SkippingClock, Work
-
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.engine.engine import Engine
