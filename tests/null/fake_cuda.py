@@ -22,6 +22,7 @@ class CUresult(IntEnum):
     CUDA_ERROR_NOT_INITIALIZED = 3
     CUDA_ERROR_INVALID_DEVICE = 101
     CUDA_ERROR_INVALID_CONTEXT = 201
+    CUDA_ERROR_NOT_READY = 600
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
     CUDA_ERROR_UNKNOWN = 999
 
@@ -47,6 +48,18 @@ class CUmemAllocationGranularity_flags(IntEnum):
 
 class CUdevice_attribute(IntEnum):
     CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED = 102
+
+
+class CUevent_flags(IntEnum):
+    CU_EVENT_DISABLE_TIMING = 2
+
+
+@dataclass(eq=False)
+class Event:
+    """Recorded behind the work that was queued on its stream then."""
+
+    stream: int = -1
+    at: int = 0
 
 
 @dataclass
@@ -98,6 +111,7 @@ class FakeCuda:
     CUmemAccess_flags = CUmemAccess_flags
     CUmemAllocationGranularity_flags = CUmemAllocationGranularity_flags
     CUdevice_attribute = CUdevice_attribute
+    CUevent_flags = CUevent_flags
     CUmemAllocationProp = CUmemAllocationProp
     CUmemAccessDesc = CUmemAccessDesc
 
@@ -115,6 +129,9 @@ class FakeCuda:
         self.reservations: dict[int, int] = {}
         self.mappings: dict[int, Mapping] = {}
         self.retained = 0
+        self.events: set[Event] = set()
+        self.queued: Counter[int] = Counter()
+        self.done: Counter[int] = Counter()
         self._initialised = False
         self._next_address = 1 << 44
         self._thread = threading.local()
@@ -128,8 +145,8 @@ class FakeCuda:
     @property
     def idle(self) -> bool:
         """Nothing is reserved, created, mapped or retained, and no context is left current."""
-        left = (self.handles, self.reservations, self.mappings, self.retained, self._contexts)
-        return not any(left)
+        left = (self.handles, self.reservations, self.mappings, self.events)
+        return not any((*left, self.retained, self._contexts))
 
     @property
     def _contexts(self) -> list[str]:
@@ -187,6 +204,45 @@ class FakeCuda:
     def cuCtxPopCurrent(self) -> tuple[Any, ...]:
         trouble = self._trouble("cuCtxPopCurrent")
         return trouble or (*OK, self._contexts.pop())
+
+    def cuDeviceTotalMem(self, device: str) -> tuple[Any, ...]:
+        return self._trouble("cuDeviceTotalMem", context=False) or (*OK, self.capacity)
+
+    def cuEventCreate(self, flags: CUevent_flags) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventCreate")
+        if trouble:
+            return (*trouble, None)
+        event = Event()
+        self.events.add(event)
+        return (*OK, event)
+
+    def cuEventRecord(self, event: Event, stream: int) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventRecord")
+        if trouble or event not in self.events:
+            return trouble or INVALID
+        event.stream, event.at = stream, self.queued[stream]
+        return OK
+
+    def cuEventQuery(self, event: Event) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventQuery")
+        if trouble or event not in self.events:
+            return trouble or INVALID
+        passed = self.done[event.stream] >= event.at
+        return OK if passed else (CUresult.CUDA_ERROR_NOT_READY,)
+
+    def cuEventSynchronize(self, event: Event) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventSynchronize")
+        if trouble or event not in self.events:
+            return trouble or INVALID
+        self.done[event.stream] = max(self.done[event.stream], event.at)
+        return OK
+
+    def cuEventDestroy(self, event: Event) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventDestroy")
+        if trouble or event not in self.events:
+            return trouble or INVALID
+        self.events.remove(event)
+        return OK
 
     def cuMemGetAllocationGranularity(
         self, prop: CUmemAllocationProp, option: CUmemAllocationGranularity_flags

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count as count_from
 from typing import Any
 
@@ -70,6 +70,15 @@ class CudaDriver:
     @property
     def chunk_bytes(self) -> int:
         return self._mappings.chunk_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory of the whole device, whoever uses it."""
+        return int(self._call(self._cuda.cuDeviceTotalMem, self._device))
+
+    def fence(self, stream: int) -> CudaFence:
+        """A mark behind the work queued on a stream, given by its handle; 0 is the default one."""
+        return CudaFence(self._cuda, self._current, stream)
 
     def reserve(self, slots: int) -> Span:
         if slots < 1:
@@ -219,6 +228,45 @@ class CudaDriver:
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return _call(self._cuda, function, *arguments)
+
+
+class CudaFence:
+    """An event recorded on a stream; it is destroyed when it has passed."""
+
+    def __init__(
+        self, cuda: Any, current: Callable[[], AbstractContextManager[None]], stream: int
+    ) -> None:
+        self._cuda = cuda
+        self._current = current
+        with current():
+            self._event = _call(
+                cuda, cuda.cuEventCreate, int(cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+            )
+            try:
+                _call(cuda, cuda.cuEventRecord, self._event, stream)
+            except DriverError:
+                _call(cuda, cuda.cuEventDestroy, self._event)
+                raise
+
+    def passed(self) -> bool:
+        """Raises DriverError if earlier work on the device has failed."""
+        cuda = self._cuda
+        if self._event is None:
+            return True
+        with self._current():
+            (result,) = cuda.cuEventQuery(self._event)
+            if result == cuda.CUresult.CUDA_ERROR_NOT_READY:
+                return False
+            if result != cuda.CUresult.CUDA_SUCCESS:
+                raise DriverError(f"cuEventQuery was refused: {result.name}")
+            _call(cuda, cuda.cuEventDestroy, self._event)
+        self._event = None
+        return True
+
+    def wait(self) -> None:
+        if self._event is not None:
+            with self._current():
+                _call(self._cuda, self._cuda.cuEventSynchronize, self._event)
 
 
 def _call(cuda: Any, function: Callable[..., Any], *arguments: Any) -> Any:
