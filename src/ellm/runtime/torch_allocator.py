@@ -9,6 +9,9 @@ lock (GIL) around each call.  A free may come at any moment, also in the middle 
 the same thread, when Python's garbage collector drops a tensor.  So frees and uses only join a
 queue, in order, and whoever has the lock works it off.  Nothing called under the lock calls PyTorch
 back, and a thread that waits for it gives the GIL up: neither can wait for the other.
+
+It becomes PyTorch's current allocator.  A `torch.cuda.MemPool` could be entered and left at will,
+but behind it PyTorch's caching allocator still cuts and keeps the segments, so that nothing is won.
 """
 
 from __future__ import annotations
