@@ -7,7 +7,7 @@ freed and how far each stream has got, and counts the chunks under live bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from faulty import FaultyDriver
@@ -66,6 +66,7 @@ class Live:
     stream: int
     stamp: bytes
     places: list[tuple[Chunk, int]]
+    users: set[int] = field(default_factory=set)
 
 
 class WatchedDriver(FaultyDriver):
@@ -99,7 +100,8 @@ class StitchingMachine(RuleBasedStateMachine):
         self.live: list[Live] = []
         # (address, size, stream, work queued then) of what was freed.
         self.freed: list[tuple[int, int, int, int]] = []
-        self.last: dict[tuple[Chunk, int], tuple[int, int]] = {}
+        # Physical bytes: whose work used them last, and how far each must have got.
+        self.last: dict[tuple[Chunk, int], dict[int, int]] = {}
         self.queues = Queues()
         self.fenced = fenced
         self.driver = WatchedDriver(self)
@@ -140,9 +142,9 @@ class StitchingMachine(RuleBasedStateMachine):
         places = self.driver.places(address, size)
         assert len(set(places)) == len(places)
         for place in places:
-            other, at = self.last.get(place, (stream, 0))
-            if self.fenced and other != stream:
-                assert self.queues.done[other] >= at, "another stream may still use it"
+            for other, at in self.last.get(place, {}).items():
+                if self.fenced and other != stream:
+                    assert self.queues.done[other] >= at, "another stream may still use it"
         self.stamps += 1
         live = Live(address, size, stream, b"%8d" % self.stamps, places)
         self.live.append(live)
@@ -162,10 +164,18 @@ class StitchingMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 1 << 16))
     def free(self, index: int) -> None:
         live = self.live.pop(index % len(self.live))
-        at = self.queues.queued[live.stream] if self.fenced else 0
-        self.last.update(dict.fromkeys(live.places, (live.stream, at)))
-        self.freed.append((live.address, live.size, live.stream, at))
+        queued = self.queues.queued if self.fenced else dict.fromkeys(STREAMS, 0)
+        ends = {stream: queued[stream] for stream in (live.stream, *live.users)}
+        self.last.update(dict.fromkeys(live.places, ends))
+        self.freed += [(live.address, live.size, stream, at) for stream, at in ends.items()]
         self.allocator.free(live.address)
+
+    @precondition(lambda self: self.live)
+    @rule(index=st.integers(0, 1 << 16), stream=streams)
+    def use_elsewhere(self, index: int, stream: int) -> None:
+        live = self.live[index % len(self.live)]
+        live.users.add(stream)
+        self.allocator.note_use(live.address, stream)
 
     @rule(stream=st.sampled_from(STREAMS), finish=st.booleans())
     def work(self, stream: int, finish: bool) -> None:
@@ -215,7 +225,8 @@ class StitchingMachine(RuleBasedStateMachine):
         self.allocator.check()
         self.pool.check()
         stats = self.allocator.stats
-        assert stats.active == sum(live.size for live in self.live)
+        lingering = stats.active - sum(live.size for live in self.live)
+        assert lingering >= 0 if self.fenced else lingering == 0
         assert stats.reserved == self.pool.held("train") * CHUNK
         for live in self.live:
             assert self.allocator.size_of(live.address) == live.size
@@ -334,6 +345,21 @@ def test_another_stream_waits_for_the_fence() -> None:
     # Nothing else is left, so now it waits.
     assert take(memory, CHUNK, stream=1) == first
     assert queues.done[0] == 1
+
+
+def test_what_another_stream_uses_too_is_kept_until_that_is_done() -> None:
+    queues = Queues()
+    memory = allocator(2, fence=queues.fence)
+    first = take(memory, CHUNK)
+    memory.note_use(first, 1)
+    queues.queued[1] = 1
+    memory.free(first)
+    assert memory.stats.active == CHUNK
+    second = take(memory, CHUNK)
+    assert second != first
+    # Nothing else is left, so now it waits.
+    assert take(memory, CHUNK) == first
+    assert queues.done[1] == 1
 
 
 def test_its_own_stream_needs_no_fence() -> None:

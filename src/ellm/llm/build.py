@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -34,12 +35,12 @@ from ellm.memory.budget import available_bytes, choose_chunk_bytes, default_budg
 from ellm.memory.driver import Driver
 from ellm.memory.drivers.cuda import CudaDriver
 from ellm.memory.drivers.host import HostDriver
+from ellm.memory.fences import Fence
 from ellm.memory.metered import MeteredDriver
 from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
 from ellm.memory.unmapping import DeferredUnmaps
 from ellm.models.weights import Weights
-from ellm.runtime.cuda_order import CudaFence
 from ellm.runtime.loader import load
 from ellm.runtime.runner import Runner
 from ellm.runtime.sampler import Sampler
@@ -69,8 +70,9 @@ class House:
         """
         memory = _memory(args, blueprints)
         assert memory.budget is not None
-        driver = MeteredDriver(_driver(args.device, memory), MonotonicClock())
-        fence = None if args.device == "cpu" else CudaFence
+        raw = _driver(args.device, memory)
+        driver = MeteredDriver(raw, MonotonicClock())
+        fence = partial(_fence, raw) if isinstance(raw, CudaDriver) else None
         unmaps = DeferredUnmaps(driver, fence) if memory.uses(ElasticPart.DEFER) else None
         pool = ChunkPool(driver, memory.budget, unmaps)
         tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir, args.device)
@@ -271,6 +273,11 @@ def prepare_device(device: str, threads: int | None) -> None:
     if threads is not None and threads > cores:
         _log.warning("%d threads will share %d usable cores: expect it slower", threads, cores)
     torch.set_num_threads(threads or torch.get_num_threads())
+
+
+def _fence(driver: CudaDriver) -> Fence:
+    """The moment after all work given to the stream that computes so far."""
+    return driver.fence(torch.cuda.current_stream().cuda_stream)
 
 
 def _driver(device: str, memory: MemoryConfig) -> Driver:

@@ -77,5 +77,10 @@ class Fences:
         while stream is not None and not self.passed(stream, epoch):
             self._clock(stream).fences[0][1].wait()
 
+    def close(self) -> None:
+        """Wait for every fence that is out."""
+        for stream, clock in self._clocks.items():
+            self.wait(stream, clock.epoch - 1)
+
     def _clock(self, stream: int) -> _Clock:
         return self._clocks.setdefault(stream, _Clock())

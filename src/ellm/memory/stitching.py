@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from ellm.core.errors import DriverError
@@ -63,19 +63,20 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What was handed out for `size` bytes on `stream`."""
+    """What was handed out for `size` bytes on `stream`, and which other streams use it too."""
 
     size: int
     stream: int | None
     held: Held
+    users: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class AllocatorStats:
     """An allocator's past and present, in bytes.
 
-    Active is what was asked for and not yet freed; reserved are the chunks held.  `rungs` counts
-    allocations by the last rung they needed.
+    Active is what was asked for and is not free again; reserved are the chunks held.  `rungs`
+    counts allocations by the last rung they needed.
     """
 
     active: int
@@ -116,6 +117,8 @@ class StitchingAllocator:
         limit = 2 * pool.total if stitched_slots is None else stitched_slots
         self.stitches = Stitches(self.home, self._fences, limit)
         self._allocations: dict[int, Allocation] = {}
+        # Freed, but another stream uses it until the epoch beside it has passed.
+        self._lingering: list[tuple[Allocation, list[tuple[int, int]]]] = []
         self._active = self._peak_active = self._peak_reserved = 0
         self._rungs: Counter[Rung] = Counter()
 
@@ -144,9 +147,10 @@ class StitchingAllocator:
         owner = self._fences.stream(stream)
         rung, held = Rung.NONE, None
         for wait in (False, True):
-            if wait and not self._await_others(owner):
-                break
             try:
+                if wait and not self._await_others(owner):
+                    break
+                self._settle()
                 rung, held = self._climb(round_up(size, GRAIN), owner)
             except DriverError as refusal:
                 self.refusal = refusal
@@ -154,15 +158,21 @@ class StitchingAllocator:
                 break
         return self._enter(rung, held, size, owner)
 
+    def note_use(self, address: int, stream: int) -> None:
+        """Work on `stream` uses an allocation too: when freed, it is kept until that is done."""
+        allocation, user = self._allocations[address], self._fences.stream(stream)
+        if user is not None and user != allocation.stream:
+            allocation.users.add(user)
+
     def free(self, address: int) -> None:
         """Take back what `allocate` returned, while work queued on its stream may still use it."""
         allocation = self._allocations.pop(address)
-        stream, epoch = allocation.stream, self._fences.now(allocation.stream)
-        for block in allocation.held.blocks:
-            self.home.give(block, stream, epoch)
-        if allocation.held.stitch is not None:
-            self.stitches.rest(allocation.held.stitch, stream, epoch)
-        self._active -= allocation.size
+        if allocation.users:
+            ends = [(user, self._fences.now(user)) for user in sorted(allocation.users)]
+            self._lingering.append((allocation, ends))
+            self._settle()
+        else:
+            self._give_back(allocation)
 
     def size_of(self, address: int) -> int | None:
         """Bytes asked for at an address that was handed out; None for any other."""
@@ -174,6 +184,7 @@ class StitchingAllocator:
 
         Raises DriverError if the machine cannot unmap some; the books hold.
         """
+        self._settle()
         streams = self.home.streams()
         if len(streams) > 1:
             self._poll_others(next(iter(streams)))
@@ -192,11 +203,13 @@ class StitchingAllocator:
     def close(self) -> None:
         """Give everything back to the pool; nothing may be allocated."""
         assert not self._allocations, self._allocations
+        self._await_lingering()
         for stream in self.home.streams():
             self._fences.wait(stream, self._fences.now(stream))
         self.stitches.close()
         self.trim()
         self.home.close()
+        self._fences.close()
 
     def check(self) -> None:
         """The books balance.
@@ -205,7 +218,8 @@ class StitchingAllocator:
         for, rounded up; a stitch in use shows just the blocks of its allocation, in order.
         """
         self.home.check()
-        held = [allocation.held for allocation in self._allocations.values()]
+        taken = [*self._allocations.values(), *(lingers for lingers, _ in self._lingering)]
+        held = [allocation.held for allocation in taken]
         used = [block for block in self.home.blocks() if block.state is BlockState.USED]
         assert {id(b) for h in held for b in h.blocks} == {id(b) for b in used}, (held, used)
         assert sum(len(h.blocks) for h in held) == len(used), (held, used)
@@ -223,7 +237,7 @@ class StitchingAllocator:
                 assert address == mine.stitch.address, (address, mine)
                 shown = [(block.start, block.stop) for block in mine.blocks]
                 assert mine.stitch.prefix(need) == shown, mine
-        assert self._active == sum(a.size for a in self._allocations.values())
+        assert self._active == sum(allocation.size for allocation in taken)
         assert self._active <= self.reserved <= self._peak_reserved
         assert self._active <= self._peak_active <= self._peak_reserved
 
@@ -329,10 +343,37 @@ class StitchingAllocator:
         return stream is not None and self.home.hand_over(self._fences.passed, stream)
 
     def _await_others(self, stream: int | None) -> bool:
-        """Take over all that other streams have freed, once they are done; whether any had."""
+        """Take over all that other streams used and was freed, once they are done; whether any."""
+        lingered = self._await_lingering()
         for other in self.home.streams() - {stream}:
             self._fences.wait(other, self._fences.now(other))
-        return self._poll_others(stream)
+        return self._poll_others(stream) or lingered
+
+    def _settle(self) -> None:
+        """Give back what no other stream uses any more."""
+        done = [
+            pair for pair in self._lingering if all(self._fences.passed(*end) for end in pair[1])
+        ]
+        for pair in done:
+            self._lingering.remove(pair)
+            self._give_back(pair[0])
+
+    def _await_lingering(self) -> bool:
+        """The same after waiting; whether there was anything."""
+        lingered = bool(self._lingering)
+        for _, ends in self._lingering:
+            for end in ends:
+                self._fences.wait(*end)
+        self._settle()
+        return lingered
+
+    def _give_back(self, allocation: Allocation) -> None:
+        stream, epoch = allocation.stream, self._fences.now(allocation.stream)
+        for block in allocation.held.blocks:
+            self.home.give(block, stream, epoch)
+        if allocation.held.stitch is not None:
+            self.stitches.rest(allocation.held.stitch, stream, epoch)
+        self._active -= allocation.size
 
     def _is_idle(self, block: Block) -> bool:
         free = block.state is BlockState.FREE and not block.small
