@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,33 @@ TURNOVER_STEPS = 24
 ARMS = (
     Arm("elastic"),
     Arm("static", {"memory_mode": "static", "enable_chunked_prefill": False}),
-    Arm("static, chunks of 2048", {"memory_mode": "static", "max_num_batched_tokens": 2048}),
-    Arm("elastic, tier below", {"kv_offloading_size": BELOW}),
+    Arm("static-chunked", {"memory_mode": "static", "max_num_batched_tokens": 2048}),
+    Arm("elastic-tier", {"kv_offloading_size": BELOW}),
 )
+# Measured where it is installed; its prompts are computed, so not the longest ones.
+VLLM = "vLLM"
+VLLM_PYTHON = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache/peers")) / "vllm/bin/python"
+VLLM_LONGEST = 8192
 PARTS = ("warm", "premap", "defer", "prefill", "park")
 ABLATIONS = (
-    Arm("elastic, tier below", {"kv_offloading_size": BELOW}),
+    Arm("elastic-tier", {"kv_offloading_size": BELOW}),
     *(Arm(f"without {part}", {"kv_offloading_size": BELOW, "ablate": [part]}) for part in PARTS),
     Arm("without any", {"kv_offloading_size": BELOW, "ablate": list(PARTS)}),
 )
+
+
+def opened(arm: Arm, shape: Shape, threads: int) -> Worker:
+    if arm.name == VLLM:
+        opening = {
+            "model": str(shape.model.cached()),
+            "kv_bytes": shape.budget - 2 * shape.model.parameters,
+            "token_bytes": shape.model.kv_token_bytes,
+            "context": shape.model.positions,
+            "sequences": MOST_SEQUENCES,
+            "threads": threads,
+        }
+        return Worker(HERE / "vllm_worker.py", opening, python=str(VLLM_PYTHON))
+    return Worker(HERE / "worker.py", arguments(arm, shape, threads))
 
 
 def arguments(arm: Arm, shape: Shape, threads: int) -> dict[str, Any]:
@@ -91,9 +110,11 @@ def measure(
     trials: list[Trial] = []
     try:
         for arm in arms:
-            workers[arm.name] = Worker(HERE / "worker.py", arguments(arm, shape, threads))
+            workers[arm.name] = opened(arm, shape, threads)
         for turn, question in ((t, q) for t in range(rounds) for q in questions):
             for _, arm in alternate(1, arms[turn % len(arms) :] + arms[: turn % len(arms)]):
+                if arm.name == VLLM and question["input"] > VLLM_LONGEST:
+                    continue
                 answer = workers[arm.name].ask(question)
                 point = {"round": turn, "arm": arm.name, "shape": name, "input": question["input"]}
                 trials.append({**point, **answer})
@@ -119,27 +140,28 @@ def table(run: Run, key: str, base: str) -> str:
     for arm, shape, length in sorted(speeds, key=lambda key: key[1:]):
         mine = [t for t in run[key] if (t["arm"], t["shape"], t["input"]) == (arm, shape, length)]
         cells = [
-            f"{max(t[name]['p50_us'] for t in mine):.0f} / "
-            f"{max(t[name]['p99_us'] for t in mine):.0f}"
+            " / ".join(f"{max(t[name][p] for t in mine):.0f}" for p in ("p50_us", "p99_us"))
             for name in ("critical_driver", "tidy_driver")
+            if all(name in trial for trial in mine)
         ]
         ratio = times.get((arm, shape, length))
         rows.append(
             f"| {shape}, {length} | {arm} | {batches[arm, shape, length]:g} | "
             f"{speeds[arm, shape, length]:.3g}"
             + (f" ({ratio:.2f})" if ratio else "")
-            + f" | {cells[0]} | {cells[1]} |"
+            + f" | {' | '.join(cells or ['', ''])} |"
         )
     return "\n".join(rows)
 
 
 def main() -> None:
-    options = parser(__doc__ or "", HERE, [arm.name for arm in ARMS], rounds=2)
+    known = [*ARMS, Arm(VLLM)] if VLLM_PYTHON.exists() else list(ARMS)
+    options = parser(__doc__ or "", HERE, [arm.name for arm in known], rounds=2)
     options.add_argument("--shapes", default=",".join(SHAPES))
     options.add_argument("--parts", default="arms,ablations", help="which of the two to measure")
     asked = options.parse_args()
     shapes = QUICK if asked.quick else {name: SHAPES[name] for name in asked.shapes.split(",")}
-    arms = [arm for arm in ARMS if arm.name in asked.arms]
+    arms = [arm for arm in known if arm.name in asked.arms]
     trials: list[Trial] = []
     ablations: list[Trial] = []
     for name, shape in shapes.items():

@@ -32,9 +32,9 @@ HEADS, KV_HEADS, WIDTH, LAYERS = 16, 4, 64, 2
 BASE = "torch.empty"
 ARMS = {
     BASE: (BASE, 64 * KIB),
-    "sequential, 64 KiB": ("sequential", 64 * KIB),
-    "shuffled, 64 KiB": ("shuffled", 64 * KIB),
-    "shuffled, 2 MiB": ("shuffled", 2 * MIB),
+    "sequential-64KiB": ("sequential", 64 * KIB),
+    "shuffled-64KiB": ("shuffled", 64 * KIB),
+    "shuffled-2MiB": ("shuffled", 2 * MIB),
     "paged": ("paged", 64 * KIB),
 }
 # A sample repeats the call for at least this many seconds.
