@@ -23,8 +23,7 @@ REHEARSE = OUTPUT // 2
 STEPS = 6
 BELOW = "2GiB"
 # Sequences that end all the time, so that memory moves all the time.
-SHORT_OUTPUTS = tuple(range(16, 48, 3))
-TURNOVER_STEPS = 24
+MANY_OUTPUTS = tuple(range(64, 192, 7))
 
 ARMS = (
     Arm("elastic"),
@@ -86,14 +85,12 @@ def saturated(shape: Shape, length: int) -> dict[str, Any]:
 
 def turnover(shape: Shape, length: int) -> dict[str, Any]:
     """Somebody ends and somebody starts every few steps."""
-    rate = sum(SHORT_OUTPUTS) / len(SHORT_OUTPUTS)
-    rounds = 2 + (REHEARSE + TURNOVER_STEPS) // int(rate)
     return {
         "input": length,
-        "outputs": list(SHORT_OUTPUTS),
-        "requests": rounds * shape.requests(length, MOST_SEQUENCES),
-        "rehearse": 0,
-        "steps": TURNOVER_STEPS,
+        "outputs": list(MANY_OUTPUTS),
+        "requests": 4 * shape.requests(length, MOST_SEQUENCES),
+        "rehearse": max(MANY_OUTPUTS),
+        "steps": STEPS,
     }
 
 
