@@ -26,7 +26,7 @@ from ellm.core.units import GIB, KIB, MIB, format_bytes, parse_bytes
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from harness.machine import commit, describe
+from harness.machine import busy_seconds, commit, describe
 
 HERE = Path(__file__).parent
 SIZES = tuple(256 * KIB << step for step in range(7))
@@ -117,10 +117,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     trials = []
+    start, busy, own = time.monotonic(), busy_seconds(), time.process_time()
     for turn in range(options.rounds):
         for size in SIZES:
             for way in WAYS[turn % 3 :] + WAYS[: turn % 3]:
                 trials += measure(way, options.directory, size, options.total)
+    spent = busy_seconds() - busy - (time.process_time() - own)
     for move in ("write", "rewrite", "read"):
         table(trials, move)
     line = {
@@ -129,6 +131,7 @@ def main() -> None:
         "machine": describe(),
         "command": f"python benchmarks/tier-io/run.py --rounds {options.rounds}",
         "total": options.total,
+        "other_cpus": spent / (time.monotonic() - start),
         "trials": trials,
     }
     with open(HERE / "results.jsonl", "a", encoding="utf-8") as out:

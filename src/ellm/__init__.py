@@ -18,10 +18,20 @@ if TYPE_CHECKING:
     from ellm.core.sampling import SamplingParams
     from ellm.llm.args import EngineArgs
     from ellm.llm.async_llm import AsyncLLM
+    from ellm.llm.fleet import AsyncFleet
     from ellm.llm.llm import LLM
+    from ellm.llm.torch_allocator import torch_allocator
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "EngineArgs", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "AsyncFleet",
+    "AsyncLLM",
+    "EngineArgs",
+    "SamplingParams",
+    "__version__",
+    "torch_allocator",
+]
 
 # OpenMP's threads spin while they wait for one another, which on a machine with other work makes
 # a step of milliseconds take a second.  A short spin keeps the speed of an idle machine; libgomp
@@ -30,9 +40,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _HOMES = {
     "LLM": "ellm.llm.llm",
+    "AsyncFleet": "ellm.llm.fleet",
     "AsyncLLM": "ellm.llm.async_llm",
     "EngineArgs": "ellm.llm.args",
     "SamplingParams": "ellm.core.sampling",
+    "torch_allocator": "ellm.llm.torch_allocator",
 }
 
 

@@ -63,10 +63,11 @@ async def collect(
 
 
 async def until_idle(llm: AsyncLLM) -> None:
-    """Nothing runs, waits or holds KV; a limit on the whole test ends a wait for ever."""
+    """Nothing runs, waits or needs its KV; a limit on the whole test ends a wait for ever."""
     while True:
         snapshot = llm.snapshot()
-        if snapshot.running == snapshot.waiting == snapshot.memory.held.get("kv", 0) == 0:
+        kv = snapshot.owners["kv"] - snapshot.idle["warm"] - snapshot.idle["prefix"]
+        if snapshot.running == snapshot.waiting == kv == 0:
             return
         await asyncio.sleep(0.01)
 

@@ -17,6 +17,8 @@ from ellm.core.errors import (
 )
 from ellm.core.sampling import SamplingParams
 
+REPLAY = ["bench", "serve", "--dataset-name", "trace"]
+
 
 @pytest.mark.parametrize(
     ("argv", "said"),
@@ -27,12 +29,23 @@ from ellm.core.sampling import SamplingParams
         (["serve", "--kv-cache-memory-bytes", "1G"], "--memory"),
         (["serve", "--memory", "lots"], "4GiB"),
         (["serve", "--max-model-len", "32Q"], "32K"),
-        (["serve", "one", "--model", "two"], "give one"),
+        (["serve", "one", "--model", "one"], "2 models are called one: give --served-model-name"),
+        (["serve", "a", "b", "--served-model-name", "x"], "2 models and 1 names"),
+        (["serve", "--idle-release", "soon"], "500ms or 2s"),
+        (["serve", "--ttft-slo", "fast"], "'--ttft-slo': cannot read 'fast' as a time"),
+        (["serve", "--ablate", "balloon"], "ablate must be one of warm, premap"),
+        (["serve", "a", "--model-floor", "b=1GiB"], "--model-floor b=1GiB: no model is called b"),
+        (["serve", "a", "--model-ceiling", "1GiB"], "NAME=SIZE, as a=512MiB"),
+        (["serve", "a", "--model-ceiling", "a=big"], "write for example 4GiB"),
+        (["serve", "a", "--model-floor", "a=2G", "--model-ceiling", "a=1G"], "above its ceiling"),
+        (
+            ["serve", "a", "b", "--model-floor", "a=1G", "--model-floor", "b=2G", "--memory", "2G"],
+            "the floors of a, b add up to 3 GiB, and --memory is 2 GiB: lower --model-floor",
+        ),
         (["serve", "--model", "/no/such/model", "--port", "0"], "/no/such/model"),
         (["serve", "-tp", "2"], "--tensor-parallel-size: eLLM runs on one device"),
         (["serve", "--tensor-parallel-size=2"], "one device"),
-        (["complete", "hello", "--swap-space", "4"], "not swapped"),
-        (["serve", "--enable-chunked-prefill"], "always chunked"),
+        (["complete", "hello", "--swap-space", "4"], "--kv-offloading-size"),
         (["complete", "hello", "world"], "quotes"),
         (["complete", "hello", "--max-num-seqs", "many"], "many"),
         (["complete"], "prompt"),
@@ -47,6 +60,38 @@ from ellm.core.sampling import SamplingParams
         (["bench", "serve", "ttft:5"], "ttft:5"),
         (["bench", "serve", "--dataset-name", "trace"], "--dataset-path"),
         (["bench", "serve", "--request-rate", "-1"], "--request-rate"),
+        (["bench", "serve", "--scale-lengths", "0.5"], "give one with --dataset-name trace"),
+        (["bench", "serve", "--rate-scale", "2"], "give one with --dataset-name trace"),
+        (
+            [
+                "bench",
+                "serve",
+                "--dataset-name",
+                "trace",
+                "--dataset-path",
+                "x",
+                "--rate-scale",
+                "0",
+            ],
+            "--rate-scale must be above 0, not 0.0",
+        ),
+        (
+            [
+                "bench",
+                "serve",
+                "--dataset-name",
+                "trace",
+                "--rate-scale",
+                "2",
+                "--request-rate",
+                "1",
+            ],
+            "--rate-scale keeps a trace's own times",
+        ),
+        (
+            [*REPLAY, "--dataset-path", "/no/such/file"],
+            "cannot read the trace /no/such/file",
+        ),
         (["bench", "serve", "--base-url", "http://127.0.0.1:1"], "is it running"),
         (["chat", "--url", "http://127.0.0.1:1"], "nothing answers at http://127.0.0.1:1"),
     ],

@@ -13,13 +13,16 @@ ENGINE = {
     "--tokenizer", "--served-model-name", "--dtype", "--device", "--max-model-len",
     "--max-num-seqs", "--max-num-batched-tokens", "--max-num-queued-reqs", "--memory",
     "--kv-layout", "--block-size", "--chunk-size", "--enable-prefix-caching",
-    "--no-enable-prefix-caching", "--chat-template", "--seed", "--threads",
+    "--no-enable-prefix-caching", "--chat-template", "--seed", "--threads", "--memory-mode",
+    "--ablate", "--kv-offloading-size", "--kv-offloading-dir", "--ttft-slo", "--tpot-slo",
+    "--scheduling-policy", "--enable-chunked-prefill", "--no-enable-chunked-prefill",
 }  # fmt: skip
 SAMPLING = {"--max-tokens", "--temperature", "--top-p", "--top-k"}
 FROZEN = {
     "": {"--version"},
     "serve": ENGINE | {
-        "model", "--model", "--host", "--port", "--uds", "--api-key", "--shutdown-timeout",
+        "models", "--model", "--idle-release", "--model-floor", "--model-ceiling",
+        "--host", "--port", "--uds", "--api-key", "--shutdown-timeout",
         "--allowed-origins", "--root-path", "--enable-log-requests",
         "--trust-request-chat-template",
     },
@@ -39,7 +42,8 @@ FROZEN = {
     },
     "bench serve": {
         "--base-url", "--host", "--port", "--model", "--endpoint", "--api-key", "--dataset-name",
-        "--dataset-path", "--num-prompts", "--input-len", "--output-len", "--request-rate",
+        "--dataset-path", "--scale-lengths", "--rate-scale", "--num-prompts", "--max-requests",
+        "--input-len", "--output-len", "--request-rate",
         "--burstiness", "--max-concurrency", "--ignore-eos", "--temperature", "--seed", "--goodput",
         "more_goodput", "--output-json",
     },
@@ -69,4 +73,5 @@ def test_the_options_are_the_frozen_ones() -> None:
 
 
 def test_every_field_of_the_engine_has_its_flag() -> None:
-    assert len(ENGINE - {"--no-enable-prefix-caching"}) + len({"model"}) == len(fields(EngineArgs))
+    positive = {flag for flag in ENGINE if not flag.startswith("--no-")}
+    assert len(positive) + len({"model"}) == len(fields(EngineArgs))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ellm.core.config import KvLayout
+from ellm.core.plan import StepPlan
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB, MIB
@@ -126,7 +127,36 @@ def test_the_same_words_after_parking_below(
     assert tiers is not None
     assert tiers.stats.loads > 10
     built.engine.release_idle()
-    assert tiers.used == 0
+    assert built.engine.snapshot().owners["kv"] == 0
+    built.engine.close()
+
+
+def test_the_same_words_layer_by_layer(
+    truth: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts that keep few layers in memory, and some that decode so."""
+    args = replace(BASE, chunk_bytes=4 * KIB, max_num_seqs=12)
+    built = build(replace(args, kv_offloading_size=256 * MIB, kv_offloading_dir=str(tmp_path)))
+    kv, scheduler = built.engine._memory.kv, built.engine._scheduler
+    rng = random.Random(5)
+    monkeypatch.setattr(kv, "could_hold", lambda tokens, soon=True: rng.random() < 0.3)
+    monkeypatch.setattr(kv.room, "spare", lambda price: rng.randrange(20, 60))
+    monkeypatch.setattr(built.engine._memory.tiers, "store_seconds", lambda size: 0.0)
+    steps = 0
+    make, aside = kv.ferry, scheduler._set_layered_aside
+
+    def counted(plan: StepPlan) -> object:
+        nonlocal steps
+        ferry = make(plan)
+        steps += ferry is not None
+        return ferry
+
+    monkeypatch.setattr(kv, "ferry", counted)
+    monkeypatch.setattr(
+        scheduler, "_set_layered_aside", lambda: aside() if rng.random() < 0.5 else None
+    )
+    assert answers(built.engine) == truth
+    assert steps > 15
     built.engine.close()
 
 
@@ -156,7 +186,7 @@ def test_a_burst_with_aborts_gives_every_byte_back(layout: KvLayout) -> None:
         engine.check()
     grown = highest - before
     assert grown > 4 * MIB
-    released = engine.rest()
+    released = engine.release_idle()
     memory = engine.snapshot().memory
     assert memory.held.get("kv", 0) == 0
     assert memory.held.get("activations", 0) == 0

@@ -73,7 +73,7 @@ def simulated(built: Built, args: EngineArgs) -> Engine:
     memory = built.memory
     assert memory.budget is not None
     assert memory.chunk_bytes is not None
-    config = built.config
+    config = built.blueprint.checkpoint.config
     layer = LayerSpec(config["num_key_value_heads"], 64, 2)
     pool = ChunkPool(NullDriver(memory.budget, memory.chunk_bytes), memory.budget)
     weights = built.engine.snapshot().memory.held["weights"]
@@ -84,7 +84,7 @@ def simulated(built: Built, args: EngineArgs) -> Engine:
     limits = SchedulerConfig(
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
-        max_model_len=built.max_model_len,
+        max_model_len=built.engine.config.max_model_len,
     )
     parts = assemble_memory(pool, [layer] * config["num_hidden_layers"], memory, limits)
     return Engine(limits, parts, executor, clock)

@@ -10,25 +10,29 @@ from contextlib import contextmanager
 from typing import Any
 
 from ellm.server.app import create_app
-from ellm.server.backend import Backend
+from ellm.server.backend import Fleet, LoneBackend
 from ellm.server.inflight import InFlight
 from ellm.server.serve import DrainingServer, address, bind, uvicorn_config
 from ellm.server.settings import ServerSettings
+from ellm.server.sole import SoleModel
 
 
 @contextmanager
-def running(llm: Backend, **options: Any) -> Iterator[str]:
+def running(served: Fleet | LoneBackend, **options: Any) -> Iterator[str]:
     """The server's URL."""
-    with running_server(llm, **options) as (url, _):
+    with running_server(served, **options) as (url, _):
         yield url
 
 
 @contextmanager
-def running_server(llm: Backend, **options: Any) -> Iterator[tuple[str, DrainingServer]]:
+def running_server(
+    served: Fleet | LoneBackend, **options: Any
+) -> Iterator[tuple[str, DrainingServer]]:
+    fleet = served if hasattr(served, "models") else SoleModel(served)
     settings = ServerSettings(port=0, **options)
     listener = bind(settings)
     inflight = InFlight()
-    config = uvicorn_config(create_app(llm, settings, inflight), settings)
+    config = uvicorn_config(create_app(fleet, settings, inflight), settings)
     server = DrainingServer(config, inflight, settings.shutdown_timeout)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

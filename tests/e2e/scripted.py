@@ -14,14 +14,16 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from ellm.core.errors import ContextOverflow, EngineDead, QueueFull, RequestError
+from ellm.core.objectives import Objectives
 from ellm.core.sampling import SamplingParams
 from ellm.llm.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from ellm.llm.processor import Prompt
 from ellm.llm.tokenizer import Tokenizer
-from ellm.obs.snapshot import EngineSnapshot, MemorySnapshot
+from ellm.obs.snapshot import EngineSnapshot, MemorySnapshot, TierSnapshot
 from ellm.obs.stats import EngineStats
 from ellm.server.serve import serve
 from ellm.server.settings import ServerSettings
+from ellm.server.sole import SoleModel
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -54,6 +56,8 @@ class ScriptedLLM:
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
     stats: EngineStats = field(default_factory=EngineStats)
     seen: list[tuple[str, list[int], SamplingParams, int]] = field(default_factory=list)
+    terms: list[tuple[Objectives | None, str | None]] = field(default_factory=list)
+    tier: TierSnapshot | None = None
     running: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
     finished: list[str] = field(default_factory=list)
@@ -68,11 +72,14 @@ class ScriptedLLM:
         *,
         priority: int = 0,
         delta: bool = False,
+        objectives: Objectives | None = None,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         assert delta
         assert isinstance(prompt, Mapping)
         ids: list[int] = prompt["prompt_token_ids"]
         self.seen.append((request_id, ids, params, priority))
+        self.terms.append((objectives, cache_salt))
         self._check(ids, params)
         try:
             await self._admit(request_id)
@@ -145,7 +152,10 @@ class ScriptedLLM:
         held = {"weights": 10, "kv": len(self.running)}
         free = 100 - sum(held.values())
         memory = MemorySnapshot(65536, 100, free, 0, held, 65536 * sum(held.values()))
-        return EngineSnapshot(len(self.running), len(self.waiting), 0.25, 0.125, memory)
+        idle = {"workspace": 2, "warm": 1}
+        return EngineSnapshot(
+            len(self.running), len(self.waiting), 0.25, 0.125, memory, idle=idle, tier=self.tier
+        )
 
     def close(self) -> None:
         self.closed = True
@@ -164,4 +174,4 @@ def _output(
 if __name__ == "__main__":
     number, patience, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     settings = ServerSettings(port=number, shutdown_timeout=patience)
-    sys.exit(serve(ScriptedLLM(step=seconds), settings))
+    sys.exit(serve(SoleModel(ScriptedLLM(step=seconds)), settings))

@@ -74,7 +74,8 @@ async def load(
     async with await asyncio.start_server(server, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
-        target = Target(url, await find_model(url, None), endpoint, api_key="secret")
+        models = (await find_model(url, None),)
+        target = Target(url, models, endpoint, api_key="secret")
         items = [WorkItem((5, 6), 3)] * count
         outcomes, duration = await apply_load(target, items, limit, lambda: None)
     assert duration > 0
@@ -138,4 +139,42 @@ def test_the_command_prints_a_report_and_writes_json(
     assert figures["completed"] == 5
     assert figures["goodput"] == pytest.approx(figures["request_rate"])
     assert len(figures["requests"]) == 5
+    assert figures["attainment"]["shares"] == {"ttft": 1.0, "e2el": 1.0, "all": 1.0}
+    assert {each["model"] for each in figures["requests"]} == {"scripted"}
+    assert all(each["sent"] >= 0 for each in figures["requests"])
     assert all(body["ignore_eos"] is True for body in server.bodies)
+
+
+def test_load_is_spread_over_models_as_the_trace_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sixth model of the trace is the second of two; the trace runs a hundred times faster."""
+    trace = tmp_path / "prism.csv"
+    rows = ["0.0,0,40,20", "2.0,5,80,20", "4.0,2,400,20"]
+    trace.write_text("\n".join(["arrived_at_s,model_index,prompt_tokens,output_tokens", *rows]))
+    server = ScriptedServer([[*words(Endpoint.COMPLETIONS), USAGE]])
+
+    async def drive() -> int:
+        async with await asyncio.start_server(server, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            argv = (
+                f"bench serve --port {port} --model one --model two --dataset-name trace "
+                f"--dataset-path {trace} --scale-lengths 0.05 --rate-scale 100 --max-requests 3 "
+                f"--goodput ttft:60000 tpot:0.000001 --output-json {tmp_path}/out.json"
+            )
+            return await asyncio.to_thread(run, argv.split())
+
+    assert asyncio.run(drive()) == 0
+    sent = {body["model"]: [] for body in server.bodies}
+    for body in server.bodies:
+        sent[body["model"]].append((len(body["prompt"]), body["max_tokens"]))
+    assert sent == {"one": [(2, 1), (20, 1)], "two": [(4, 1)]}
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert (figures["model"], figures["rate_scale"]) == (["one", "two"], 100)
+    assert figures["goodput"] == 0
+    assert figures["attainment"]["shares"] == {"ttft": 1.0, "tpot": 0.0, "all": 0.0}
+    assert figures["per_model"]["one"]["requests"] == 2
+    assert figures["requests"][2]["sent"] >= 0.04
+    table = capsys.readouterr().out.partition("model ")[2].splitlines()
+    assert table[1].split() == ["one", "2", "2", "100.0", "0.0", "0.0"]
+    assert table[2].split() == ["two", "1", "1", "100.0", "0.0", "0.0"]

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from harness import running
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
 from prometheus_client.parser import text_string_to_metric_families as parse
 from scripted import ScriptedLLM
+from scripted_fleet import CHUNK, ScriptedFleet
+
+from ellm.core.objectives import Objectives
+from ellm.obs.goodput import Goodput
+from ellm.obs.models import ModelState
+from ellm.obs.snapshot import TierSnapshot
+from ellm.obs.tiers import TierStats
 
 LABELS = {"model_name": "served", "engine": "0"}
+EVERYONE = {"model_name": "", "engine": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +45,11 @@ def scrape(url: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in parse(response.text):
         for sample in family.samples:
-            extra = tuple(sorted(sample.labels.items() - LABELS.items()))
+            extra = tuple(sorted(sample.labels.items() - LABELS.items() - EVERYONE.items()))
             if not sample.name.startswith("process_"):
-                assert LABELS.items() <= sample.labels.items(), sample
+                mine = sample.labels["model_name"] != ""
+                common = LABELS if mine else EVERYONE
+                assert common.items() <= sample.labels.items(), sample
             found.setdefault(sample.name, {})[extra] = sample.value
     return found
 
@@ -86,11 +93,103 @@ def test_gauges(url: str) -> None:
     }  # fmt: skip
     assert found["vllm:kv_cache_usage_perc"] == {(): 0.25}
     assert found["ellm:kv_internal_fragmentation"] == {(): 0.125}
-    chunks = found["ellm:memory_chunks"]
-    assert chunks == {(("owner", "weights"),): 10, (("owner", "kv"),): 0, (("owner", "free"),): 90}
-    assert sum(found["ellm:memory_bytes"].values()) == 100 * 65536
-    assert found["ellm:memory_chunk_bytes"] == {(): 65536}
-    assert found["ellm:memory_physical_bytes"] == {(): 10 * 65536}
+    assert found["ellm:memory_bytes"] == {
+        (("owner", "weights"),): 10 * CHUNK,
+        (("owner", "kv"),): 0,
+        (("owner", "free"),): 90 * CHUNK,
+    }
+    assert found["ellm:memory_budget_bytes"] == {(): 100 * CHUNK}
+    assert found["ellm:memory_chunk_bytes"] == {(): CHUNK}
+    assert found["ellm:memory_physical_bytes"] == {(): 10 * CHUNK}
+    assert found["ellm:memory_idle_bytes"] == {
+        (("kind", "workspace"),): 2 * CHUNK,
+        (("kind", "warm"),): CHUNK,
+    }
+    assert found["ellm:num_requests_parked"] == {(): 0}
+    states = found["vllm:engine_sleep_state"]
+    assert {key[0][1]: value for key, value in states.items()} == {
+        "awake": 1,
+        "weights_offloaded": 0,
+        "discard_all": 0,
+    }
+
+
+def test_elastic_memory(url: str, llm: ScriptedLLM) -> None:
+    elastic = llm.stats.elastic
+    elastic.inflations, elastic.deflations = 5, 4
+    llm.stats.fetched_tokens = 6
+    elastic.moved_chunks.update(workspace=3, warm=2)
+    elastic.swapped, elastic.recomputed = 7, 1
+    elastic.critical_driver.observe(0.0003)
+    assert "vllm:kv_offload_store_bytes_total" not in scrape(url)
+    moved = TierStats(
+        store_bytes=4096, load_bytes=2048, store_time=0.5, load_time=0.25, store_failures=1
+    )
+    llm.tier = TierSnapshot(capacity=1000, used=400, stats=moved)
+    found = scrape(url)
+    assert found["vllm:external_prefix_cache_hits_total"] == {(): 6}
+    assert found["ellm:inflations_total"] == {(): 5}
+    assert found["ellm:deflations_total"] == {(): 4}
+    assert found["ellm:moved_chunks_total"] == {
+        (("giver", "workspace"),): 3,
+        (("giver", "warm"),): 2,
+    }
+    kinds = {(("kind", "swap"),): 7, (("kind", "recompute"),): 1}
+    assert found["ellm:preemptions_total"] == kinds
+    assert found["vllm:kv_offload_store_bytes_total"] == {(): 4096}
+    assert found["vllm:kv_offload_load_bytes_total"] == {(): 2048}
+    assert found["vllm:kv_offload_store_time_total"] == {(): 0.5}
+    assert found["vllm:kv_offload_load_time_total"] == {(): 0.25}
+    failures = {(("operation", "store"),): 1, (("operation", "load"),): 0}
+    assert found["ellm:kv_offload_failures_total"] == failures
+    counts = {(("when", "critical"),): 1, (("when", "tidy"),): 0}
+    assert found["ellm:driver_seconds_count"] == counts
+    assert found["ellm:tier_bytes"] == {(("state", "used"),): 400, (("state", "free"),): 600}
+
+
+def test_objectives(url: str, llm: ScriptedLLM) -> None:
+    assert "ellm:goodput_requests_total" not in scrape(url)
+    llm.stats.goodput = Goodput(Objectives(ttft=1.0), 0.0)
+    llm.stats.goodput.outcomes.update(met=8, ttft=2)
+    llm.stats.step_time_error = 0.03
+    found = scrape(url)
+    assert {key[0][1]: n for key, n in found["ellm:goodput_requests_total"].items()} == {
+        "met": 8,
+        "ttft": 2,
+        "tpot": 0,
+        "both": 0,
+    }
+    assert found["ellm:step_time_error_ratio"] == {(): 0.03}
+
+
+def test_every_model_has_its_rows() -> None:
+    fleet = ScriptedFleet.of("alpha", "org/beta")
+    fleet.unready = "gamma"
+    fleet.members["org/beta"].llm.stats.prompt_tokens = 9
+    fleet.members["org/beta"].state = ModelState.ASLEEP
+    fleet.members["org/beta"].wake_seconds = 0.5
+    with running(fleet) as url:
+        families = {f.name: f for f in parse(httpx.get(url + "/metrics").text)}
+
+    def rows(name: str, *labels: str) -> dict[tuple[str, ...], float]:
+        samples = families[name].samples
+        return {tuple(s.labels[k] for k in ("model_name", *labels)): s.value for s in samples}
+
+    assert rows("vllm:prompt_tokens") == {("alpha",): 0, ("org/beta",): 9}
+    assert rows("ellm:model_wake_seconds") == {("org/beta",): 0.5}
+    held = rows("ellm:memory_bytes", "owner")
+    assert held["alpha", "weights"] == 10 * CHUNK
+    assert held["", "free"] == 80 * CHUNK
+    assert sum(held.values()) == rows("ellm:memory_budget_bytes")[("",)]
+    asleep = rows("vllm:engine_sleep_state", "sleep_state")
+    assert asleep["org/beta", "discard_all"] == asleep["alpha", "awake"] == 1
+    assert asleep["org/beta", "awake"] == 0
+    states = rows("ellm:model_state", "state")
+    assert [key for key, value in states.items() if value] == [
+        ("alpha", "awake"),
+        ("org/beta", "asleep"),
+        ("gamma", "loading"),
+    ]
 
 
 def test_the_process(url: str) -> None:
@@ -99,12 +198,12 @@ def test_the_process(url: str) -> None:
     assert found["process_open_fds"][()] > 3
 
 
-def test_openmetrics_where_asked(url: str) -> None:
-    accept = {"accept": "application/openmetrics-text; version=1.0.0"}
-    response = httpx.get(url + "/metrics", headers=accept)
-    assert response.headers["content-type"].startswith("application/openmetrics-text")
-    names = {family.name for family in parse_openmetrics(response.text)}
-    assert {"vllm:prompt_tokens", "ellm:memory_chunks"} <= names
+def test_names_are_the_same_whatever_is_asked_for(url: str) -> None:
+    """The header is that of a Prometheus 2 server."""
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4"
+    response = httpx.get(url + "/metrics", headers={"accept": accept})
+    assert "vllm:prompt_tokens_total{" in response.text
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
 def test_probes(url: str) -> None:

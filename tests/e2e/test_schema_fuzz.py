@@ -6,12 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from harness import running
 from scripted import ScriptedLLM
+from scripted_fleet import ScriptedFleet
 
 
-def test_every_answer_is_documented_and_none_is_a_5xx(tmp_path: Path) -> None:
-    with running(ScriptedLLM(max_model_len=64)) as url:
+@pytest.mark.parametrize("served", [ScriptedLLM(max_model_len=64), ScriptedFleet.of("a", "b/c")])
+def test_every_answer_is_documented_and_none_is_a_5xx(
+    served: ScriptedLLM | ScriptedFleet, tmp_path: Path
+) -> None:
+    with running(served) as url:
         command = [
             str(Path(sys.executable).with_name("schemathesis")),
             *(

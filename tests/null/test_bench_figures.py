@@ -20,6 +20,8 @@ from ellm.cli.bench.workload import (
     WorkItem,
     arrivals,
     fixed_lengths,
+    hastened,
+    in_turn,
     sharegpt_lengths,
     timed,
 )
@@ -63,6 +65,11 @@ def test_a_run_is_summed_up_by_hand() -> None:
         Outcome(error="refused"),
     ]
     summary = summarize(good + bad, 2.0, {"ttft": 0.25, "tpot": 0.05})
+    assert summary.attainment is not None
+    # of all seven: the four that failed met nothing, and an answer of one token has no tpot to miss
+    assert summary.attainment.shares == {"ttft": 2 / 7, "tpot": 2 / 7, "all": 2 / 7}
+    assert summary.per_model == {}
+    assert any(line.split() == ["met", "ttft", "(%)", "28.6"] for line in lines(summary))
     assert (summary.completed, summary.failed) == (3, 4)
     assert summary.errors == {"503": 2, "stream": 1, "0": 1}
     assert (summary.prompt_tokens, summary.output_tokens) == (30, 6)
@@ -84,6 +91,22 @@ def test_a_run_without_success_or_objectives_still_has_a_report() -> None:
     assert summary.goodput is None
     assert summary.ttft.p99 == 0.0
     assert not any("goodput" in line for line in lines(summary))
+
+
+def test_each_model_has_its_share() -> None:
+    fast, slow = outcome(0.1, [0.02]), outcome(0.9, [0.02])
+    fast.model, slow.model = "a", "b"
+    lost = Outcome(model="b", status=503, error="busy")
+    summary = summarize([fast, slow, lost, fast], 2.0, {"ttft": 0.5})
+    assert summary.goodput == 1.0
+    a, b = summary.per_model["a"], summary.per_model["b"]
+    assert (a.requests, a.completed, a.goodput, a.shares["ttft"]) == (2, 2, 1.0, 1.0)
+    assert (b.requests, b.completed, b.goodput, b.shares["ttft"]) == (2, 1, 0.0, 0.0)
+    assert json.loads(json.dumps(summary.as_json()))["per_model"]["b"]["shares"]["all"] == 0.0
+    table = list(lines(summary))[-3:]
+    assert [line.split()[0] for line in table] == ["model", "a", "b"]
+    plain = summarize([fast, slow], 2.0, {})
+    assert list(lines(plain))[-2].split() == ["a", "1", "1"]
 
 
 def test_objectives_are_milliseconds_by_name() -> None:
@@ -128,11 +151,11 @@ def test_workloads_repeat_under_their_seed_and_differ_under_another() -> None:
 
 def test_each_endpoint_gets_its_own_body() -> None:
     item = WorkItem((5, 6), 9)
-    completions = Target("http://x", "m", Endpoint.COMPLETIONS, ignore_eos=True).body(item)
+    completions = Target("http://x", ("m",), Endpoint.COMPLETIONS, ignore_eos=True).body(item)
     assert completions["prompt"] == [5, 6]
     assert completions["max_tokens"] == 9
     assert completions["ignore_eos"] is True
-    chat = Target("http://x", "m", Endpoint.CHAT).body(item)
+    chat = Target("http://x", ("m",), Endpoint.CHAT).body(item)
     assert len(chat["messages"][0]["content"].split()) == 2
     assert chat["max_completion_tokens"] == 9
     assert "ignore_eos" not in chat
@@ -177,6 +200,50 @@ def test_prompts_share_what_their_hashes_share(tmp_path: Path) -> None:
     assert c[:700] == a
 
 
+def test_a_trace_names_its_models_or_each_takes_its_turn(tmp_path: Path) -> None:
+    for name, numbers in (("prism.csv", [3, 0]), ("azure.csv", [0, 1]), ("mooncake.jsonl", [0, 1])):
+        path = tmp_path / name
+        path.write_text(TRACES[name])
+        assert [item.model for item in read_trace(path, 2, seed=0)] == numbers
+    target = Target("http://x", ("a", "b"), Endpoint.COMPLETIONS)
+    names = [target.model(item) for item in in_turn([WorkItem((5,), 1)] * 5)]
+    assert names == ["a", "b", "a", "b", "a"]
+    assert target.body(WorkItem((5,), 1, model=7))["model"] == "b"
+
+
+@given(
+    scale=st.floats(0.001, 3.0),
+    common=st.integers(0, 4),
+    lengths=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+)
+def test_scaled_prompts_share_what_their_hashes_share(
+    tmp_path_factory: pytest.TempPathFactory,
+    scale: float,
+    common: int,
+    lengths: tuple[int, int],
+) -> None:
+    """Lengths scale and stay at least 1; equal hashes are equal tokens, to the token."""
+    blocks = [-(-length // HASHED_TOKENS) for length in lengths]
+    common = min(common, *blocks)
+    rows = [
+        {
+            "timestamp": 0,
+            "input_length": length,
+            "output_length": 7,
+            "hash_ids": [*range(common), *range(10 * k + 10, 10 * k + 10 + count - common)],
+        }
+        for k, (length, count) in enumerate(zip(lengths, blocks, strict=True))
+    ]
+    path = tmp_path_factory.getbasetemp() / "scaled.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    items = read_trace(path, 2, seed=0, scale=scale)
+    for item, length in zip(items, lengths, strict=True):
+        assert len(item.prompt) == max(1, round(length * scale))
+        assert item.output_len == max(1, round(7 * scale))
+    shared = min(round(common * HASHED_TOKENS * scale), *(len(item.prompt) for item in items))
+    assert items[0].prompt[:shared] == items[1].prompt[:shared]
+
+
 @pytest.mark.parametrize(
     "text", ["", "a,b\n1,2\n", "TIMESTAMP,ContextTokens,GeneratedTokens\nnow,1,2\n"]
 )
@@ -193,3 +260,4 @@ def test_a_schedule_keeps_the_requests() -> None:
         (items[0].prompt, 1.0),
         (items[1].prompt, 2.0),
     ]
+    assert [item.arrival for item in hastened(timed(items, [1.0, 2.0]), 4.0)] == [0.25, 0.5]

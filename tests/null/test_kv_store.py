@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from faulty import FaultyDriver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,23 +19,28 @@ from ellm.kv.paged import PagedStore
 from ellm.kv.pages import PageAllocator
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.pool import ChunkPool
+from ellm.memory.unmapping import DeferredUnmaps
 
 LAYERS = 4
 # Six bytes of keys a token: rows divide neither chunks nor pages.
 SPEC = LayerSpec(kv_heads=1, head_dim=3, itemsize=2)
 CHUNK = 64
+BLOCK = 4
 MAX_TOKENS = 40
 
 
-def store_of(layout: str, pool: ChunkPool, per_group: int, slots: int = 6) -> Any:
+def store_of(
+    layout: str, pool: ChunkPool, per_group: int, slots: int = 6, keep_warm: bool = False
+) -> Any:
     geometry = KvGeometry(SPEC, LAYERS, per_group)
     if layout == "paged":
-        return PagedStore(pool, geometry, block_size=4)
-    return ContiguousStore(pool, geometry, MAX_TOKENS, slots)
+        return PagedStore(pool, geometry, BLOCK, keep_warm=keep_warm)
+    return ContiguousStore(pool, geometry, MAX_TOKENS, slots, keep_warm=keep_warm)
 
 
-def pool_of(chunks: int) -> ChunkPool:
-    return ChunkPool(NullDriver(chunks * CHUNK, CHUNK), chunks * CHUNK)
+def pool_of(chunks: int, deferred: bool = False) -> ChunkPool:
+    driver = FaultyDriver(NullDriver(chunks * CHUNK, CHUNK))
+    return ChunkPool(driver, chunks * CHUNK, DeferredUnmaps(driver) if deferred else None)
 
 
 def row_content(label: int, token: int, layer: int) -> bytes:
@@ -48,12 +55,17 @@ def address(store: Any, holding: Any, layer: int, token: int) -> int:
     return int(arena.address + row * arena.row_bytes + arena.layer_offset(layer))
 
 
+def read(pool: ChunkPool, extents: list[tuple[int, int]]) -> bytes:
+    return b"".join(pool.driver.copy_out(start, size) for start, size in extents)
+
+
 @dataclass
 class Reader:
-    """A holding, and whose tokens it must read back."""
+    """A holding, and whose tokens it must read back.  One that was cut is never extended again."""
 
     holding: Any
     labels: list[int]
+    cut: bool = False
 
     def verify(self, store: Any, pool: ChunkPool) -> None:
         for token, label in enumerate(self.labels):
@@ -62,6 +74,19 @@ class Reader:
                     address(store, self.holding, layer, token), SPEC.token_bytes
                 )
                 assert found == row_content(label, token, layer), (token, layer)
+
+    def rows(self, store: Any, tokens: int) -> bytes:
+        """The first `tokens` tokens as they are copied: page by page if there are pages, then by
+        group, token and layer."""
+        per_group = store.arena.layers_per_group
+        page = BLOCK if isinstance(store, PagedStore) else MAX_TOKENS
+        return b"".join(
+            row_content(self.labels[token], token, layer)
+            for first in range(0, tokens, page)
+            for start in range(0, LAYERS, per_group)
+            for token in range(first, min(tokens, first + page))
+            for layer in range(start, start + per_group)
+        )
 
 
 def write(store: Any, pool: ChunkPool, reader: Reader, label: int, count: int) -> None:
@@ -73,50 +98,115 @@ def write(store: Any, pool: ChunkPool, reader: Reader, label: int, count: int) -
         reader.labels.append(label)
 
 
-@settings(max_examples=150)
+class Stack:
+    """A store, its pool and whoever reads from it; one method for each thing that can happen."""
+
+    def __init__(self, layout: str, data: st.DataObject) -> None:
+        self.draw = data.draw
+        warm, deferred = self.draw(st.booleans()), self.draw(st.booleans())
+        self.pool = pool_of(self.draw(st.integers(8, 60)), deferred)
+        per_group = self.draw(st.sampled_from([1, 2, 4]))
+        self.store = store_of(layout, self.pool, per_group, keep_warm=warm)
+        self.readers: list[Reader] = []
+
+    def open(self, label: int) -> None:
+        holding = self.store.open(self.draw(st.integers(0, MAX_TOKENS)))
+        if holding is not None:
+            assert self.store.tokens(holding) == 0
+            self.readers.append(Reader(holding, []))
+
+    def extend(self, reader: Reader, label: int) -> None:
+        if reader.cut:
+            return
+        store, pool = self.store, self.pool
+        end = min(MAX_TOKENS, len(reader.labels) + self.draw(st.integers(1, 9)))
+        need, free, warm = store.missing(reader.holding, end), pool.free, store.warm
+        granted = store.extend(reader.holding, end)
+        assert granted == (need <= free)
+        if granted:
+            assert pool.free == free - need
+            write(store, pool, reader, label, end - len(reader.labels))
+        else:
+            assert pool.free + store.warm == free + warm
+
+    def premap(self, reader: Reader, label: int) -> None:
+        store, end = self.store, min(MAX_TOKENS, len(reader.labels) + 9)
+        need, free = store.missing(reader.holding, end), self.pool.free
+        if store.premap(reader.holding, end):
+            assert self.pool.free == free - need
+            assert store.room(reader.holding) >= end
+            assert store.missing(reader.holding, end) == 0
+        assert store.tokens(reader.holding) == len(reader.labels)
+
+    def trim(self, reader: Reader, label: int) -> None:
+        tokens = self.draw(st.sampled_from([len(reader.labels), MAX_TOKENS, 0, 5]))
+        free = self.pool.free
+        assert self.store.trim(reader.holding, tokens) == self.pool.free - free
+        reader.cut |= tokens < len(reader.labels)
+        del reader.labels[tokens:]
+        left = len(reader.labels)
+        assert self.store.tokens(reader.holding) == left
+        assert self.store.chunks_alone(self.store.room(reader.holding)) == (
+            self.store.chunks_alone(left)
+        )
+
+    def fork(self, reader: Reader, label: int) -> None:
+        if not reader.labels:
+            return
+        store, tokens = self.store, self.draw(st.integers(1, len(reader.labels)))
+        need, free = store.missing_for_fork(reader.holding, tokens), self.pool.free
+        child = store.fork(reader.holding, tokens)
+        assert self.pool.free >= free - need
+        if child is not None:
+            self.readers.append(Reader(child, reader.labels[:tokens]))
+
+    def close(self, reader: Reader, label: int) -> None:
+        self.readers.remove(reader)
+        self.store.close(reader.holding)
+
+    def reclaim(self, label: int) -> None:
+        count, warm, free = self.draw(st.integers(0, 9)), self.store.warm, self.pool.free
+        freed = self.store.reclaim(count)
+        assert freed >= min(count, warm)
+        assert (self.store.warm, self.pool.free) == (warm - freed, free + freed)
+
+    def check(self) -> None:
+        self.store.check()
+        self.pool.check()
+        held = self.pool.held("kv")
+        assert 0 <= self.store.warm <= held
+        if not any(reader.cut for reader in self.readers):
+            assert 0 <= self.store.wasted_bytes() <= (held - self.store.warm) * CHUNK
+        for reader in self.readers:
+            reader.verify(self.store, self.pool)
+
+
+@settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("layout", ["contiguous", "paged"])
 def test_every_sequence_reads_back_its_own_tokens(layout: str, data: st.DataObject) -> None:
-    pool = pool_of(data.draw(st.integers(8, 60)))
-    store = store_of(layout, pool, data.draw(st.sampled_from([1, 2, 4])))
-    readers: list[Reader] = []
-    for label in range(data.draw(st.integers(1, 14))):
-        action = data.draw(st.sampled_from(["open", "extend", "fork", "close", "extend"]))
-        if action == "open":
-            holding = store.open()
-            if holding is not None:
-                readers.append(Reader(holding, []))
-        elif readers:
-            reader = data.draw(st.sampled_from(readers))
-            if action == "extend":
-                count = data.draw(st.integers(1, 9))
-                end = min(MAX_TOKENS, len(reader.labels) + count)
-                need = store.missing(reader.holding, end)
-                free = pool.free
-                granted = store.extend(reader.holding, end)
-                assert granted == (need <= free)
-                assert pool.free == free - (need if granted else 0)
-                if granted:
-                    write(store, pool, reader, label, end - len(reader.labels))
-            elif action == "fork" and reader.labels:
-                tokens = data.draw(st.integers(1, len(reader.labels)))
-                need, free = store.missing_for_fork(reader.holding, tokens), pool.free
-                child = store.fork(reader.holding, tokens)
-                assert pool.free >= free - need
-                if child is not None:
-                    readers.append(Reader(child, reader.labels[:tokens]))
-            elif action == "close":
-                readers.remove(reader)
-                store.close(reader.holding)
-        store.check()
-        pool.check()
-        assert 0 <= store.wasted_bytes() <= pool.held("kv") * CHUNK
-        for reader in readers:
-            reader.verify(store, pool)
-    for reader in readers:
-        store.close(reader.holding)
-    assert pool.free == pool.total
-    store.check()
+    stack = Stack(layout, data)
+    of_one = ["extend", "extend", "extend", "premap", "trim", "fork", "close"]
+    for label in range(data.draw(st.integers(1, 16))):
+        action = data.draw(st.sampled_from(["open", "reclaim", *of_one]))
+        if action in of_one and stack.readers:
+            getattr(stack, action)(data.draw(st.sampled_from(stack.readers)), label)
+        elif action not in of_one:
+            getattr(stack, action)(label)
+        stack.check()
+    for reader in stack.readers:
+        tokens = len(reader.labels)
+        copied = read(stack.pool, stack.store.extents(reader.holding, tokens))
+        assert copied == reader.rows(stack.store, tokens)
+        for part in {tokens, tokens // 2 // BLOCK * BLOCK}:
+            for offset, extents in stack.store.pieces(reader.holding, part, tokens):
+                piece = read(stack.pool, extents)
+                assert piece == copied[offset : offset + len(piece)]
+    for reader in stack.readers:
+        stack.store.close(reader.holding)
+    stack.store.reclaim(stack.pool.total)
+    assert stack.pool.free == stack.pool.total
+    stack.store.check()
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "paged"])
@@ -167,3 +257,102 @@ def test_a_short_sequence_pins_at_most_a_mebibyte_or_one_chunk(chunk: int, group
     geometry = choose_geometry([LayerSpec(4, 64, 2)] * 12, chunk)
     assert geometry.groups == groups
     assert geometry.contiguous_chunks(1, chunk) * chunk <= max(chunk, 1 << 20)
+
+
+def test_the_next_sequence_gets_the_smallest_warm_range_that_is_long_enough() -> None:
+    pool = pool_of(200)
+    store = store_of("contiguous", pool, LAYERS, slots=4, keep_warm=True)
+    holdings = [store.open() for _ in range(3)]
+    for holding, tokens in zip(holdings, (30, 6, 15), strict=True):
+        assert store.extend(holding, tokens)
+    rooms = [store.room(holding) for holding in holdings]
+    for holding in holdings:
+        store.close(holding)
+    held = pool.held("kv")
+    assert store.warm == held
+    for tokens, room in ((10, rooms[2]), (20, rooms[0]), (3, rooms[1])):
+        holding = store.open(tokens)
+        assert (store.room(holding), store.tokens(holding)) == (room, 0)
+        assert store.missing(holding, tokens) == 0
+        store.close(holding)
+    longest = store.open(MAX_TOKENS)
+    assert store.room(longest) == rooms[0]
+    assert store.missing(longest, MAX_TOKENS) == store.chunks_alone(MAX_TOKENS) - (
+        store.chunks_alone(rooms[0])
+    )
+    assert store.room(store.open()) == 0, "a cold range is left for who asks for nothing"
+    assert pool.held("kv") == held
+
+
+def test_the_longest_unused_warm_range_is_given_back_first() -> None:
+    pool = pool_of(200)
+    store = store_of("contiguous", pool, LAYERS, keep_warm=True)
+    holdings = [store.open() for _ in range(3)]
+    for holding, tokens in zip(holdings, (9, 30, 20), strict=True):
+        assert store.extend(holding, tokens)
+    rooms = [store.room(holding) for holding in holdings]
+    for index in (1, 0, 2):
+        store.close(holdings[index])
+    assert store.reclaim(1) == store.chunks_alone(rooms[1])
+    assert store.reclaim(1) == store.chunks_alone(rooms[0])
+    assert store.room(store.open(1)) == rooms[2]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "paged"])
+def test_what_someone_else_still_reads_is_not_warm(layout: str) -> None:
+    pool = pool_of(100)
+    store = store_of(layout, pool, 1, keep_warm=True)
+    parent = Reader(store.open(), [])
+    assert store.extend(parent.holding, 24)
+    write(store, pool, parent, 0, 24)
+    child = Reader(store.fork(parent.holding, 24), list(parent.labels))
+    store.close(parent.holding)
+    others = []
+    for label in (1, 2):
+        other = Reader(store.open(24), [])
+        assert store.extend(other.holding, 24)
+        write(store, pool, other, label, 24)
+        others.append(other)
+    for reader in (child, *others):
+        reader.verify(store, pool)
+        store.close(reader.holding)
+    assert store.warm == pool.held("kv") > 0
+    store.check()
+
+
+ATTEMPTS: dict[str, Callable[[Any, Any], object]] = {
+    "close": lambda store, holding: store.close(holding),
+    "trim": lambda store, holding: store.trim(holding, 3),
+    "reclaim": lambda store, holding: store.reclaim(60),
+    "extend": lambda store, holding: store.extend(holding, 33),
+    "premap": lambda store, holding: store.premap(holding, 33),
+    "fork": lambda store, holding: store.fork(holding, 18) is not None,
+}
+
+
+@pytest.mark.parametrize("kind", ["create", "map", "unmap", "copy"])
+@pytest.mark.parametrize("act", ATTEMPTS)
+@pytest.mark.parametrize("layout", ["contiguous", "paged"])
+def test_a_driver_that_refuses_costs_nothing_but_time(layout: str, act: str, kind: str) -> None:
+    """With unmapping put off.  At each call in turn: whatever is refused can be had afterwards."""
+    refused, at = True, 0
+    while refused:
+        at += 1
+        pool = pool_of(60, deferred=True)
+        store = store_of(layout, pool, 1, slots=3, keep_warm=act == "reclaim")
+        reader, other, third = (Reader(store.open(), []) for _ in range(3))
+        for made in (reader, other, third):
+            assert store.extend(made.holding, 19)
+            write(store, pool, made, 0, 19)
+        store.close(third.holding)
+        pool.driver.arm(kind, at)  # type: ignore[attr-defined]
+        done = ATTEMPTS[act](store, other.holding)
+        refused = not pool.driver.armed  # type: ignore[attr-defined]
+        assert done is not False or refused
+        store.check()
+        pool.check()
+        reader.verify(store, pool)
+        if done is False:
+            other.verify(store, pool)
+            assert ATTEMPTS[act](store, other.holding)
+    assert at > 1 or (act, kind) not in {("extend", "map"), ("fork", "copy"), ("fork", "unmap")}

@@ -114,6 +114,25 @@ def test_a_refused_trim_keeps_the_chunks_warm(pool: ChunkPool) -> None:
     assert pool.trim() == 3 * CHUNK
 
 
+def test_a_lowered_budget_that_the_machine_refuses_is_reached_at_the_next_drop(
+    pool: ChunkPool,
+) -> None:
+    chunks = pool.take("kv", 6)
+    assert chunks is not None
+    pool.drop("kv", chunks[:2])
+    pool.driver.arm("destroy", 1)  # type: ignore[attr-defined]
+    pool.resize(3)
+    assert (pool.free, pool.warm) == (-1, 2)
+    assert "destroy refused" in str(pool.refusal)
+    pool.check()
+    pool.driver.arm("destroy", 1)  # type: ignore[attr-defined]
+    pool.drop("kv", chunks[2:4])
+    assert (pool.free, pool.warm) == (1, 4)
+    pool.drop("kv", chunks[4:])
+    assert (pool.free, pool.warm) == (3, 3)
+    pool.check()
+
+
 def test_the_machines_count_is_checked_too(pool: ChunkPool) -> None:
     pool.driver.create(1)
     with pytest.raises(AssertionError):

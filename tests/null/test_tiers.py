@@ -11,7 +11,13 @@ import pytest
 from tier_scene import BASE_PIECES, CHUNK, PIECE, RATE, SCENES, TOP_PIECES, Scene
 
 from ellm.memory.block import Block, BlockState, Purpose
+from ellm.memory.drivers.null import NullDriver
+from ellm.memory.extents import DriverAccess
+from ellm.memory.stores.void import VoidStore
+from ellm.memory.tiers import Tiers
+from ellm.memory.timed_copier import TimedCopier
 from ellm.memory.transfer import TransferState
+from ellm.sim.clock import VirtualClock
 
 
 @pytest.fixture(params=SCENES)
@@ -286,3 +292,26 @@ def test_the_virtual_clock_says_when_a_copy_ends(build: Callable[[str], Scene]) 
     for _ in range(200):
         tiers.drop(put(scene, b"3" * PIECE))
     assert tiers.write_bandwidth == pytest.approx(RATE, rel=0.01)
+
+
+def test_accounts_alone_take_room_and_time_but_keep_nothing() -> None:
+    clock = VirtualClock()
+    driver = NullDriver(8 * CHUNK, CHUNK)
+    address = driver.reserve(8).address
+    copier = TimedCopier(clock, clock.advance, 1e6)
+    tiers = Tiers(VoidStore(1 << 40, 1e6), DriverAccess(driver), copier)
+    block = tiers.put([(address, 10**9)])
+    assert block is not None
+    assert tiers.store_seconds(10**6) == pytest.approx(1001)
+    tiers.wait(block)
+    transfer = tiers.get(block, [(address, 10**8)], offset=5)
+    assert tiers.load_seconds(block, 0) == pytest.approx(100)
+    tiers.wait(transfer)
+    assert transfer.state is TransferState.DONE
+    assert clock.now() == pytest.approx(1100)
+    assert tiers.read_bandwidth == pytest.approx(1e6)
+    tiers.drop(block)
+    assert tiers.free == tiers.capacity == 1 << 40
+    tiers.trim()
+    tiers.close()
+    assert driver.physical_bytes() == 0

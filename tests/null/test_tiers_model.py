@@ -66,6 +66,8 @@ class Tiering(RuleBasedStateMachine):
         self.pending: dict[BlockTransfer, Pending] = {}
         self.puts: dict[Block, Pending] = {}
         self.troubled = False
+        for seed in range(3):
+            self.put(3000 * (seed + 1), PIECE, seed, True)
 
     def teardown(self) -> None:
         if not hasattr(self, "scene"):
@@ -111,8 +113,13 @@ class Tiering(RuleBasedStateMachine):
         usable = [k for k in self.kept if k.block.state in (BlockState.WRITING, BlockState.READY)]
         return usable[index % len(usable)] if usable else None
 
-    @rule(size=st.integers(1, 4 * PIECE + 9), more=st.sampled_from((0, 0, PIECE)), seed=seeds)
-    def put(self, size: int, more: int, seed: int) -> None:
+    @rule(
+        size=st.integers(1, 4 * PIECE + 9),
+        more=st.sampled_from((0, 0, PIECE)),
+        seed=seeds,
+        patient=st.booleans(),
+    )
+    def put(self, size: int, more: int, seed: int, patient: bool) -> None:
         found = self.room(size, seed)
         if found is None:
             return
@@ -129,14 +136,18 @@ class Tiering(RuleBasedStateMachine):
         kept = Kept(block, bytearray(size), bytearray(size), data)
         self.kept.append(kept)
         self.puts[block] = Pending(kept, extents, slots)
+        if patient:
+            self.tiers.wait(block)
+            self.poll(0)
 
     @rule(
         index=which,
         size=st.integers(1, 2 * PIECE),
         where=st.sampled_from(("end", "anywhere", "start of a piece")),
         seed=seeds,
+        patient=st.booleans(),
     )
-    def update(self, index: int, size: int, where: str, seed: int) -> None:
+    def update(self, index: int, size: int, where: str, seed: int, patient: bool) -> None:
         kept = self.pick(index)
         if kept is None:
             return
@@ -154,9 +165,18 @@ class Tiering(RuleBasedStateMachine):
         self.ram.taken.update(slots)
         transfer = self.tiers.update(block, offset, extents)
         self.pending[transfer] = Pending(kept, extents, slots, offset, data)
+        if patient:
+            self.tiers.wait(transfer)
+            self.poll(0)
 
-    @rule(index=which, size=st.integers(1, 4 * PIECE), whole=st.booleans(), seed=seeds)
-    def get(self, index: int, size: int, whole: bool, seed: int) -> None:
+    @rule(
+        index=which,
+        size=st.integers(1, 4 * PIECE),
+        whole=st.booleans(),
+        seed=seeds,
+        patient=st.booleans(),
+    )
+    def get(self, index: int, size: int, whole: bool, seed: int, patient: bool) -> None:
         kept = self.pick(index)
         if kept is None:
             return
@@ -171,6 +191,9 @@ class Tiering(RuleBasedStateMachine):
         self.ram.targets.update(slots)
         transfer = self.tiers.get(kept.block, extents, offset)
         self.pending[transfer] = Pending(kept, extents, slots, offset)
+        if patient:
+            self.tiers.wait(transfer)
+            self.poll(0)
 
     @rule(index=which)
     def drop(self, index: int) -> None:
@@ -264,5 +287,5 @@ class Tiering(RuleBasedStateMachine):
             assert now[at : at + SLOT] == self.ram.shadow[at : at + SLOT], slot
 
 
-Tiering.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+Tiering.TestCase.settings = settings(max_examples=30, stateful_step_count=25)
 TestTiering = Tiering.TestCase

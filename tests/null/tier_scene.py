@@ -84,7 +84,6 @@ class FaultyDisk(Disk):
         file = os.open(f"/proc/self/fd/{self.file}", os.O_RDWR)
         byte = os.pread(file, 1, offset)
         os.pwrite(file, bytes([byte[0] ^ 1]) if byte else b"", offset)
-        os.fsync(file)
         os.close(file)
 
 

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ellm.core.config import KvLayout, MemoryMode
-from ellm.core.errors import ConfigError
-from ellm.core.units import parse_bytes, parse_count
+from ellm.core.units import parse_bytes, parse_count, parse_seconds
 from ellm.llm.args import EngineArgs
 
 
@@ -29,13 +28,14 @@ def _maybe(name: str, parser: Callable[[str], int], metavar: str, text: str) -> 
 
 
 def _objective(name: str, text: str) -> Any:
-    return Annotated[str | None, typer.Option(name, metavar="TIME", help=text)]
+    return Annotated[
+        float | None, typer.Option(name, parser=parse_seconds, metavar="TIME", help=text)
+    ]
 
 
-_MODEL_FLAG = "model_flag"
-_MODEL_HELP = "A Hugging Face directory, a hub id, or ellm-base or ellm-draft."
+MODEL_HELP = "A Hugging Face directory, a hub id, or ellm-base or ellm-draft."
 _FLAGS: dict[str, Any] = {
-    "model": Annotated[str, typer.Option("--model", help=_MODEL_HELP)],
+    "model": Annotated[str, typer.Option("--model", help=MODEL_HELP)],
     "tokenizer": Annotated[
         str | None, typer.Option("--tokenizer", help="Directory of another tokenizer.")
     ],
@@ -122,38 +122,24 @@ _FLAGS: dict[str, Any] = {
 }
 
 
-def _one_model(place: str | None, flag: str | None) -> str:
-    if place is not None and flag is not None:
-        raise ConfigError(f"two models, {place} and --model {flag}: give one")
-    return place or flag or EngineArgs().model
-
-
 def takes_engine_args(
-    *, model_is_positional: bool = False, without: tuple[str, ...] = ()
+    *, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Turn `command(args: EngineArgs, ...)` into one whose flags are the fields of EngineArgs.
 
-    A positional model may also come as --model, as for the other commands.  `without` names fields
-    that make no sense for the command; they keep their defaults.
+    `without` names fields that make no sense for the command, or that it reads itself; they keep
+    their defaults.
     """
     assert set(_FLAGS) == {field.name for field in fields(EngineArgs)}, "a field lacks its flag"
-    kinds = dict(_FLAGS)
-    if model_is_positional:
-        kinds["model"] = Annotated[str | None, typer.Argument(help=_MODEL_HELP)]
-        kinds[_MODEL_FLAG] = Annotated[
-            str | None, typer.Option("--model", help="The same, as a flag.  [default: ellm-base]")
-        ]
     defaults: dict[str, Any] = {field.name: field.default for field in fields(EngineArgs)}
     defaults["ablate"] = None
-    if model_is_positional:
-        defaults |= {"model": None, _MODEL_FLAG: None}
-    chosen = [name for name in kinds if name not in without]
+    chosen = [name for name in _FLAGS if name not in without]
     parameters = [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=defaults[name],
-            annotation=kinds[name],
+            annotation=_FLAGS[name],
         )
         for name in chosen
     ]
@@ -164,8 +150,6 @@ def takes_engine_args(
         def wrapper(**given: Any) -> int:
             engine = {name: given.pop(name) for name in chosen}
             engine["ablate"] = engine.get("ablate") or ()
-            if model_is_positional:
-                engine["model"] = _one_model(engine["model"], engine.pop(_MODEL_FLAG))
             return command(EngineArgs(**engine), **given)
 
         rest = [p.replace(kind=p.KEYWORD_ONLY) for p in list(own.parameters.values())[1:]]

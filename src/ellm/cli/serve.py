@@ -1,4 +1,4 @@
-"""`ellm serve`: load a model and answer HTTP until told to stop."""
+"""`ellm serve`: load models and answer HTTP until told to stop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from typing import Annotated
 import typer
 
 from ellm.cli.engine_options import takes_engine_args
+from ellm.cli.household import (
+    Ceilings,
+    Floors,
+    Household,
+    IdleRelease,
+    Models,
+    MoreModels,
+    Names,
+    name_models,
+)
 from ellm.core.errors import ConfigError
 from ellm.llm.args import EngineArgs
 
@@ -31,9 +41,15 @@ def parse_origins(texts: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-@takes_engine_args(model_is_positional=True)
+@takes_engine_args(without=("model", "served_model_name"))
 def serve(
     args: EngineArgs,
+    models: Models = None,
+    more_models: MoreModels = None,
+    served_model_name: Names = None,
+    idle_release: IdleRelease = None,
+    model_floor: Floors = None,
+    model_ceiling: Ceilings = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 8000,
     uds: Annotated[str | None, typer.Option("--uds", help="Unix socket, instead.")] = None,
@@ -53,18 +69,25 @@ def serve(
         typer.Option("--trust-request-chat-template", help="Requests may bring a chat template."),
     ] = False,
 ) -> int:
-    """Serve a model over an OpenAI-compatible API."""
-    from ellm import AsyncLLM
+    """Serve models over an OpenAI-compatible API."""
     from ellm.llm.progress import loading_bar
     from ellm.server.serve import bind
     from ellm.server.serve import serve as answer
     from ellm.server.settings import ServerSettings
 
+    wanted = [*(models or ()), *(more_models or ())] or [args.model]
+    household = Household.of(
+        name_models(args, wanted, served_model_name or ()),
+        idle_release,
+        model_floor or (),
+        model_ceiling or (),
+    )
     settings = ServerSettings(
         host=host,
         port=port,
         uds=uds,
         api_key=api_key,
+        served_model_names=tuple(served_model_name or ()) if len(wanted) == 1 else (),
         shutdown_timeout=shutdown_timeout,
         allowed_origins=parse_origins(allowed_origins or []),
         root_path=root_path,
@@ -73,6 +96,6 @@ def serve(
     )
     listener = bind(settings)
     with listener:
-        with loading_bar(f"loading {args.model}") as progress:
-            llm = AsyncLLM(args, progress=progress)
-        return answer(llm, settings, listener)
+        with loading_bar(f"loading {', '.join(household.names)}") as progress:
+            fleet = household.open(progress)
+        return answer(fleet, settings, listener)

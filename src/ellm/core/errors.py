@@ -6,7 +6,9 @@
     ├── ModelError             the model directory cannot be served
     │   ├── ModelNotFound      no such directory, bundled name or hub id
     │   ├── UnsupportedModel   an architecture or feature we do not implement
-    │   └── CheckpointError    weights missing, truncated or of the wrong shape
+    │   ├── CheckpointError    weights missing, truncated or of the wrong shape
+    │   ├── ModelBusy          requests run, so it can neither sleep nor be replaced; wait
+    │   └── WakeFailed         a model that slept could not be woken; try again later
     ├── RequestError           one request is wrong; no other request is affected
     │   ├── ContextOverflow    prompt longer than the context
     │   └── QueueFull          too many requests wait; try again later
@@ -47,6 +49,14 @@ class UnsupportedModel(ModelError):
 
 class CheckpointError(ModelError):
     """Weights are missing, truncated or of the wrong shape."""
+
+
+class ModelBusy(ModelError):
+    """What was asked for has to wait until the model's requests, or its own change, have ended."""
+
+
+class WakeFailed(ModelError):
+    """A model that slept could not be woken.  It sleeps on, and the next request tries again."""
 
 
 class RequestError(EllmError, ValueError):

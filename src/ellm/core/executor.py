@@ -8,6 +8,18 @@ from ellm.core.plan import StepPlan, StepShape
 from ellm.core.result import StepResult
 
 
+class Ferry(Protocol):
+    """Sees to it that a layer's KV is mapped while it is computed; called in layer order."""
+
+    def enter(self, layer: int) -> None:
+        """`layer` is about to write and read its KV."""
+        ...
+
+    def leave(self, layer: int) -> None:
+        """`layer` has no use for its KV any more in this step."""
+        ...
+
+
 class Executor(Protocol):
     """Something that can run a step: a device, or a cost model in virtual time."""
 
@@ -18,6 +30,9 @@ class Executor(Protocol):
         """
         ...
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Run one step.  The workspace already holds `activation_bytes(plan.shape)`."""
+    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
+        """Run one step.  The workspace already holds `activation_bytes(plan.shape)`.
+
+        A `ferry` is told of every layer; without one all rows are mapped.
+        """
         ...

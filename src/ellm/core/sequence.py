@@ -38,8 +38,9 @@ class Sequence:
                                            └ scheduling closes this gap; there are no phases
 
     `index` tells the choices of one request (`n > 1`) apart; `parent` is choice 0, whose prompt
-    KV the others share.  `cached` prompt tokens were found computed; `prompt_scored` of them have
-    had their log-probability reported.  Times are in the engine clock's seconds.
+    KV the others share.  `cached` prompt tokens were found computed, `fetched` of them in the tier
+    below; `prompt_scored` tokens have had their log-probability reported.  Times are in the engine
+    clock's seconds.
     """
 
     seq_id: int
@@ -50,6 +51,7 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0
+    fetched: int = 0
     status: SequenceStatus = SequenceStatus.WAITING
     finish_reason: FinishReason | None = None
     preemptions: int = 0

@@ -8,13 +8,16 @@ from typing import Any
 
 from ellm.core.config import ElasticPart, KvLayout, MemoryConfig, MemoryMode, SchedulerConfig
 from ellm.core.layers import LayerSpec
+from ellm.kv.below import Below
 from ellm.kv.contiguous import ContiguousStore
 from ellm.kv.geometry import choose_geometry
+from ellm.kv.layered import LayeredLot
 from ellm.kv.manager import KvManager
 from ellm.kv.paged import PagedStore
 from ellm.kv.prefix import PrefixIndex
 from ellm.kv.room import Owners, Room
 from ellm.memory.balloon import Balloon
+from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
 from ellm.memory.virtual import VirtualTensor
@@ -26,7 +29,7 @@ KEPT_PREFIXES_PER_SEQUENCE = 16
 
 @dataclass(frozen=True, slots=True)
 class EngineMemory:
-    """One pool, and the ranges an engine sees it through."""
+    """One pool, and the ranges an engine sees it through; `arena` are the addresses of KV."""
 
     config: MemoryConfig
     pool: ChunkPool
@@ -34,6 +37,7 @@ class EngineMemory:
     owners: Owners
     kv: KvManager[Any]
     workspace: VirtualTensor
+    arena: Span
     tiers: Tiers | None = None
 
     @property
@@ -46,6 +50,15 @@ class EngineMemory:
         if self.tiers is None:
             return None
         return TierSnapshot(self.tiers.capacity, self.tiers.used, self.tiers.stats)
+
+    def dispose(self) -> None:
+        """Give every chunk back to the pool, and the address ranges to the machine."""
+        self.kv.dispose()
+        self.workspace.clear()
+        if self.pool.unmaps is not None:
+            self.pool.unmaps.flush()
+        for span in (self.arena, self.workspace.span):
+            self.pool.driver.release(span)
 
     @property
     def holdings(self) -> Mapping[str, int]:
@@ -76,7 +89,7 @@ def assemble_memory(
     warm = memory.uses(ElasticPart.WARM)
     fixed = memory.mode is MemoryMode.STATIC
     geometry = choose_geometry(layers, pool.chunk_bytes)
-    store: ContiguousStore | PagedStore
+    store: Any
     if memory.layout is KvLayout.PAGED:
         store = PagedStore(pool, geometry, memory.block_size, owners.kv, warm)
     else:
@@ -84,5 +97,9 @@ def assemble_memory(
         context = scheduler.max_model_len
         store = ContiguousStore(pool, geometry, context, slots, owners.kv, warm)
     room = Room(pool, balloon, owners, workspace, fixed)
-    kv: KvManager[Any] = KvManager(room, store, prefixes, tiers)
-    return EngineMemory(memory, pool, balloon, owners, kv, workspace, tiers)
+    below: Below[Any] | None = None
+    if tiers is not None:
+        layered = memory.uses(ElasticPart.LAYERS) and isinstance(store, ContiguousStore)
+        below = Below(room, store, tiers, LayeredLot(store, tiers) if layered else None)
+    kv: KvManager[Any] = KvManager(room, store, prefixes, below)
+    return EngineMemory(memory, pool, balloon, owners, kv, workspace, store.span, tiers)

@@ -11,6 +11,7 @@ One thread calls this.  Nothing here knows what a tensor is.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
 
@@ -34,7 +35,9 @@ from ellm.obs.snapshot import EngineSnapshot
 from ellm.obs.stats import EngineStats
 from ellm.scheduling.choose import choose_policy
 from ellm.scheduling.cost import StepCost
+from ellm.scheduling.displacement import Displacement
 from ellm.scheduling.scheduler import Scheduler
+from ellm.scheduling.slo import SloPolicy
 
 SEED_BITS = 63
 
@@ -58,25 +61,30 @@ class Engine:
         if memory.config.mode is MemoryMode.STATIC:
             fix_shares(memory, executor.activation_bytes, config)
         require_context(memory, executor.activation_bytes, config.max_model_len)
-        if not memory.config.uses(ElasticPart.PREFILL):
+        if config.max_num_batched_tokens or not memory.config.uses(ElasticPart.PREFILL):
             config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
         wished = Objectives(ttft=config.ttft_slo, tpot=config.tpot_slo)
         self.goodput = Goodput(wished, clock.now())
-        self.stats = EngineStats(elastic=memory.kv.room.stats)
+        self.stats = EngineStats(elastic=memory.kv.room.stats, goodput=self.goodput)
         self._memory = memory
         self._executor = executor
         self._keeper = Housekeeper(memory)
         self._cost = cost or StepCost()
         self._policy = choose_policy(config, self._cost, memory.bytes_below)
+        parks = memory.config.uses(ElasticPart.PARK)
+        displacement = None
+        if parks and memory.bytes_below and isinstance(self._policy, SloPolicy):
+            displacement = Displacement(memory.kv, self._policy, self._cost)
         self._scheduler = Scheduler(
             config,
             memory.kv,
             executor.activation_bytes,
             self._policy,
             self._cost,
-            parks=memory.config.uses(ElasticPart.PARK),
+            parks,
+            displacement,
         )
         self._recorder = Recorder(self.stats, clock)
         self._random = random.Random(seed)
@@ -90,6 +98,11 @@ class Engine:
     def has_work(self) -> bool:
         """Whether `step` has something to run or to report."""
         return bool(self._sequences) or bool(self._news)
+
+    @property
+    def request_ids(self) -> list[str]:
+        """Requests that have not ended."""
+        return list(self._requests)
 
     @property
     def obstacle(self) -> DriverError | None:
@@ -167,16 +180,18 @@ class Engine:
             return news
         started = self.clock.now()
         self._recorder.planned(self._planned(plan))
-        news += self._commit(plan, self._executor.execute(plan))
+        news += self._commit(plan, *self._execute(plan))
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
         seconds = self.clock.now() - started
         self._cost.observe(plan.load, seconds)
+        self.stats.step_time_error = self._cost.error
         self._policy.stepped(plan.load, seconds)
         return news
 
     def _plan(self) -> StepPlan | None:
         """The next step; None if nothing can run, though it may when copies have ended."""
         while self._memory.pool.free < 0:  # the budget was lowered
+            self._memory.kv.room.step_is_over()
             if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
                 break
         plan = self._scheduler.schedule(self.clock.now())
@@ -194,13 +209,27 @@ class Engine:
             pool.refusal = refusal
             return False
 
+    def _execute(self, plan: StepPlan) -> tuple[StepResult, Collection[int]]:
+        """The step's results, and the sequences whose KV was lost while it ran."""
+        ferry = self._memory.kv.ferry(plan)
+        if ferry is None:
+            return self._executor.execute(plan), ()
+        result = self._executor.execute(plan, ferry)
+        return result, ferry.finish()
+
     def _planned(self, plan: StepPlan) -> list[Sequence]:
         return [self._sequences[step.seq_id] for step in plan.steps]
 
-    def _commit(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
+    def _commit(
+        self, plan: StepPlan, result: StepResult, lost: Collection[int]
+    ) -> list[SequenceOutput]:
         now = self.clock.now()
+        for seq_id in lost:
+            self._scheduler.start_over(self._sequences[seq_id])
         pairs = zip(plan.steps, result.sequences, strict=True)
-        outputs = [self._commit_one(step, answer, now) for step, answer in pairs]
+        outputs = [
+            self._commit_one(step, answer, now) for step, answer in pairs if step.seq_id not in lost
+        ]
         return [output for output in outputs if output is not None]
 
     def _commit_one(
@@ -252,23 +281,29 @@ class Engine:
         self._memory.kv.rest()
         self._keeper.settle()
         released = self._memory.pool.trim()
+        if self._memory.tiers is not None:
+            self._memory.tiers.trim()
         self._memory.kv.check()
         return released
 
     def release_idle(self) -> int:
-        """As `rest`, and kept prefixes go too."""
-        self._memory.kv.forget_prefixes()
+        """As `rest`, and kept prefixes go too: below, or for good where that has no room."""
+        if self._memory.kv.kept is not None:
+            self._memory.kv.kept.sink()
         return self.rest()
 
     def yield_memory(self) -> bool:
         """Let the latest arrival that runs give up its memory for a while; whether one did."""
         return self._scheduler.yield_memory()
 
+    def require_context(self) -> None:
+        """Raise BudgetError if the longest context does not fit the budget as it is now."""
+        price = self._executor.activation_bytes
+        require_context(self._memory, price, self.config.max_model_len)
+
     def dispose(self) -> None:
-        """Give every chunk of KV and activations back to the pool; of no use afterwards."""
-        self._memory.kv.dispose()
-        self._memory.workspace.clear()
-        self._keeper.settle()
+        """Give KV and activations back, with their addresses; of no use afterwards."""
+        self._memory.dispose()
 
     def check(self) -> None:
         """Assert that the books balance."""

@@ -12,7 +12,7 @@ from ellm.engine.assembly import EngineMemory
 from ellm.scheduling.scheduler import SMALLEST_CHUNK
 
 
-def smallest_step(context: int) -> StepShape:
+def smallest_step(context: int, gathers: bool) -> StepShape:
     """The most modest step in which a sequence of `context` tokens can still advance."""
     chunk = min(SMALLEST_CHUNK, context)
     return StepShape(
@@ -20,11 +20,11 @@ def smallest_step(context: int) -> StepShape:
         logit_rows=chunk + 1,
         longest_query=chunk,
         longest_kv=context,
-        gathers=True,
+        gathers=gathers,
     )
 
 
-def largest_step(config: SchedulerConfig) -> StepShape:
+def largest_step(config: SchedulerConfig, gathers: bool) -> StepShape:
     """The step for which an engine with fixed shares sets activation memory aside."""
     context = config.max_model_len
     tokens = config.step_tokens
@@ -33,7 +33,7 @@ def largest_step(config: SchedulerConfig) -> StepShape:
         logit_rows=config.max_num_seqs,
         longest_query=min(tokens, context),
         longest_kv=context,
-        gathers=True,
+        gathers=gathers,
     )
 
 
@@ -43,10 +43,13 @@ def fix_shares(
     """Give activations what the largest step needs, for good, and KV the rest.
 
     This is how engines without elastic memory divide it (after a profiling run of that step).
+    A step that scores its prompt has more logits, so the smallest may need more than the largest.
     Raises BudgetError when the largest step alone does not fit.
     """
     pool, owners = memory.pool, memory.owners
-    need = ceil_div(activation_bytes(largest_step(config)), pool.chunk_bytes)
+    context, gathers = config.max_model_len, memory.kv.gathers(config.max_model_len)
+    steps = (largest_step(config, gathers), smallest_step(context, gathers))
+    need = ceil_div(max(map(activation_bytes, steps)), pool.chunk_bytes)
     rest = pool.ledger.group_reach(owners.engine) - pool.held(owners.weights) - need
     if rest < 1:
         raise BudgetError(
@@ -63,7 +66,8 @@ def context_fits(
     memory: EngineMemory, activation_bytes: Callable[[StepShape], int], context: int
 ) -> bool:
     """Whether one sequence of `context` tokens can run when it has the pool to itself."""
-    return memory.kv.fits_alone(context, activation_bytes(smallest_step(context)))
+    smallest = smallest_step(context, memory.kv.gathers(context))
+    return memory.kv.fits_alone(context, activation_bytes(smallest))
 
 
 def longest_context(
@@ -88,7 +92,7 @@ def require_context(
         return
     pool = memory.pool
     longest = longest_context(memory, activation_bytes, context)
-    room = format_bytes(pool.free * pool.chunk_bytes)
+    room = format_bytes(max(0, pool.free) * pool.chunk_bytes)
     total = format_bytes(pool.total * pool.chunk_bytes)
     remedy = f"set --max-model-len {longest} or less, or " if longest else ""
     raise BudgetError(

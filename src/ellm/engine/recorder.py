@@ -27,6 +27,7 @@ class Recorder:
                     self._stats.prompt_tokens += sequence.num_prompt
                     self._stats.prefix_queries += sequence.num_prompt
                     self._stats.cached_tokens += sequence.cached
+                    self._stats.fetched_tokens += sequence.fetched
 
     def stepped(self, tokens: int, started: float, preemptions: int) -> None:
         """A step of `tokens` tokens ended; `preemptions` is the total so far."""

@@ -21,6 +21,7 @@ from ellm.core.units import ceil_div
 from ellm.kv.geometry import KvGeometry
 from ellm.kv.shelf import SlotShelf
 from ellm.kv.store import Extent
+from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 
@@ -29,7 +30,8 @@ from ellm.memory.virtual import VirtualTensor
 class ContiguousHolding:
     """A slot and its ranges, one a group: `tokens` asked for, `room` tokens' chunks mapped.
 
-    `forked` says that some of its chunks were shared at some time.
+    `forked` says that some of its chunks were shared at some time.  The ranges of a `layered` one
+    grow and shrink each for itself (kv/layered.py), and it has no tokens until it is complete.
     """
 
     slot: int
@@ -37,6 +39,7 @@ class ContiguousHolding:
     tokens: int = 0
     room: int = 0
     forked: bool = False
+    layered: bool = False
 
 
 class ContiguousStore:
@@ -88,6 +91,10 @@ class ContiguousStore:
     @property
     def warm(self) -> int:
         return sum(self._chunks(room) for room in self._shelf.rooms)
+
+    @property
+    def span(self) -> Span:
+        return self._span
 
     def open(self, tokens: int = 0) -> ContiguousHolding | None:
         found = self._shelf.take(tokens)
@@ -216,10 +223,59 @@ class ContiguousStore:
         del self._open[holding.slot]
         # A chunk that someone else still reads must not be written by the slot's next sequence.
         shared = holding.forked and any(tensor.shared for tensor in holding.ranges)
-        if holding.room and self._keep_warm and not shared:
+        if holding.room and self._keep_warm and not shared and not holding.layered:
             self._shelf.put_warm(holding.slot, holding.room)
         else:
             self._cool(holding.slot)
+
+    @property
+    def groups(self) -> int:
+        return self._groups
+
+    @property
+    def layers_per_group(self) -> int:
+        return self._geometry.layers_per_group
+
+    @property
+    def row_bytes(self) -> int:
+        return self._row_bytes
+
+    def open_layered(self) -> ContiguousHolding | None:
+        holding = self._open_cold()
+        if holding is not None:
+            holding.layered = True
+        return holding
+
+    def mapped_chunks(self, holding: ContiguousHolding) -> int:
+        return sum(tensor.mapped for tensor in holding.ranges)
+
+    def chunks_in_group(self, tokens: int) -> int:
+        return ceil_div(tokens * self._row_bytes, self._pool.chunk_bytes)
+
+    def missing_in_group(self, holding: ContiguousHolding, group: int, tokens: int) -> int:
+        return holding.ranges[group].missing(0, tokens * self._row_bytes)
+
+    def cover_group(self, holding: ContiguousHolding, group: int, tokens: int) -> bool:
+        assert holding.layered, holding.slot
+        try:
+            return holding.ranges[group].grow(tokens * self._row_bytes)
+        except DriverError as refusal:
+            self._pool.refusal = refusal
+            return False
+
+    def drop_group(self, holding: ContiguousHolding, group: int) -> int:
+        assert holding.layered, holding.slot
+        return holding.ranges[group].shrink(0)
+
+    def group_extents(
+        self, holding: ContiguousHolding, group: int, first: int, last: int
+    ) -> list[Extent]:
+        start = holding.ranges[group].address + first * self._row_bytes
+        return [(start, (last - first) * self._row_bytes)]
+
+    def complete(self, holding: ContiguousHolding, tokens: int) -> None:
+        holding.layered = False
+        holding.tokens, holding.room = tokens, self._room(tokens)
 
     def table(self, holding: ContiguousHolding) -> KvTable:
         return KvTable((holding.slot * self._slot_rows,), self._arena.group_rows)
@@ -259,6 +315,8 @@ class ContiguousStore:
         assert len(self._shelf) + len(self._open) == self._arena.rows // self._slot_rows
         for holding in self._open.values():
             assert holding.tokens <= holding.room, (holding.tokens, holding.room)
+            if holding.layered:
+                continue
             chunks = ceil_div(holding.room * self._row_bytes, self._pool.chunk_bytes)
             for tensor in holding.ranges:
                 tensor.check()

@@ -5,7 +5,7 @@ A step needs KV rows for its new tokens *and* a workspace for its activations, f
 step whose plan is complete never runs short (eLLM's atomic acquisition, arXiv 2506.15155).  When
 chunks are short the balloon asks whoever has some to spare; this engine's sources are
 
-    workspace ▸ rows mapped ahead ▸ warm ranges ▸ rows on their way below ▸ prefixes kept for later
+    rows mapped ahead ▸ workspace ▸ warm ranges ▸ rows on their way below ▸ prefixes kept for later
 
 A sequence that must yield its memory can be parked in the tier below, and fetched from there.
 """
@@ -16,32 +16,41 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from ellm.core.layers import KvArena, KvTable
+from ellm.core.plan import StepPlan
+from ellm.kv.beginnings import Beginnings
+from ellm.kv.below import Below
 from ellm.kv.kept import KeptPrefixes
-from ellm.kv.parking import ParkingLot, Whereabouts
+from ellm.kv.layered import Ferry
+from ellm.kv.parking import Whereabouts
 from ellm.kv.prefix import PrefixIndex
 from ellm.kv.room import Room
 from ellm.kv.store import Holding, KvStore
 from ellm.memory.balloon import Cost
-from ellm.memory.tiers import Tiers
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout.  `None` means not now."""
+    """The KV of every sequence by its id, over one layout.  `None` means not now.
+
+    `kept` are the prefixes of ended sequences, None without a prefix cache.
+    """
 
     def __init__(
         self,
         room: Room,
         store: KvStore[Holding],
         prefixes: PrefixIndex | None = None,
-        tiers: Tiers | None = None,
+        below: Below[Holding] | None = None,
     ) -> None:
         self.room = room
         self._store = store
         self._index = prefixes
-        self._tiers = tiers
+        self._below = below
         self._held: dict[int, Holding] = {}
-        self._kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
-        self._lot = None if tiers is None else ParkingLot(store, tiers)
+        tiers = None if below is None else below.tiers
+        self.kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
+        self._beginnings = None
+        if prefixes is not None and self.kept is not None:
+            self._beginnings = Beginnings(prefixes, self.kept, self._held)
         self._granting: Holding | None = None
         self._offer()
 
@@ -50,10 +59,15 @@ class KvManager(Generic[Holding]):
         if not room.fixed:
             room.offer("premap", Cost.PREMAPPED, self._spare, self._trim_spare)
             room.offer("warm", Cost.WARM, lambda: store.warm, store.reclaim)
-        if (lot := self._lot) is not None:
-            room.offer("leaving", Cost.LEAVING, lambda: lot.leaving, lot.release)
-        if (kept := self._kept) is not None:
-            room.offer("prefix", Cost.PREFIX, lambda: kept.chunks, kept.release)
+        if (below := self._below) is not None:
+            room.offer("leaving", Cost.LEAVING, lambda: below.leaving, below.release)
+        if (kept := self.kept) is not None:
+            room.offer("prefix", Cost.PREFIX, lambda: self._idle_prefixes(kept), kept.release)
+
+    def _idle_prefixes(self, kept: KeptPrefixes[Holding]) -> int:
+        """At most how many chunks only kept prefixes hold; many of them share their beginning."""
+        beside = self._store.warm + self._spare()
+        return max(0, min(kept.chunks, self.room.pool.held(self.room.owners.kv) - beside))
 
     @property
     def arena(self) -> KvArena:
@@ -67,8 +81,8 @@ class KvManager(Generic[Holding]):
     def begin(self, now: float) -> None:
         """A step is about to be planned at `now`, in seconds."""
         self.room.touch(now)
-        if self._lot is not None:
-            self._lot.settle()
+        if self._below is not None:
+            self._below.lot.settle()
 
     def gathers(self, tokens: int) -> bool:
         """Whether KV of that many tokens may lie in more than one run of rows."""
@@ -86,15 +100,17 @@ class KvManager(Generic[Holding]):
         """Rows for `tokens` tokens of `seq_id` in all, while a workspace of `activation_bytes`
         can be had too.  On None nothing has changed for any running sequence.
 
-        `expect` is how many tokens a new sequence will have soon, to choose its range by.  When
-        `gentle`, no prefix and no idle model is given up for it.
+        `expect` is how many tokens a new sequence will have soon.  When `gentle`, no prefix and no
+        idle model is given up.
         """
+        most = Cost.WARM if gentle else Cost.MODEL
+        if self._below is not None and self._below.is_layered(seq_id):
+            return self._below.reserve_layered(seq_id, tokens, activation_bytes, most)
         holding = self._held.get(seq_id)
         if holding is None:
             holding = self._open(max(expect, tokens))
             if holding is None:
                 return None
-        most = Cost.WARM if gentle else Cost.MODEL
         if not self._grant(holding, tokens, activation_bytes, most):
             if seq_id not in self._held:
                 self._store.close(holding)
@@ -104,7 +120,7 @@ class KvManager(Generic[Holding]):
 
     def _open(self, tokens: int = 0) -> Holding | None:
         holding = self._store.open(tokens)
-        while holding is None and self._kept is not None and self._kept.evict():
+        while holding is None and self.kept is not None and self.kept.evict():
             holding = self._store.open(tokens)
         return holding
 
@@ -117,11 +133,10 @@ class KvManager(Generic[Holding]):
     def share(self, parent_id: int, child_id: int, tokens: int, activation_bytes: int) -> bool:
         """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`.
 
-        False when that would leave less than a workspace of `activation_bytes`.
-        """
+        False when that would leave less than a workspace of `activation_bytes`."""
         parent = self._held.get(parent_id)
-        if parent is None and self._kept is not None:
-            kept = self._kept.get(parent_id)
+        if parent is None and self.kept is not None:
+            kept = self.kept.get(parent_id)
             parent = None if kept is None else kept.holding
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
@@ -147,32 +162,30 @@ class KvManager(Generic[Holding]):
     ) -> int:
         """Give `seq_id`, which holds nothing, the longest known beginning of `tokens`.
 
-        Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short, and
-        never all of them, because at least one must be computed to know what follows.  A longer
-        beginning that is below is fetched if `worth(tokens more, seconds)` says so: then the
-        sequence is `where` RETURNING.
+        Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short.  A
+        longer beginning that is below is fetched if `worth(tokens more, seconds)` says so: then
+        the sequence is `where` RETURNING.
         """
-        if self._index is None or self._kept is None:
+        if self._beginnings is None or self.kept is None:
             return 0
-        known = tokens[:-1]
-        near = self._index.match(seq_id, known, salt, self._at_hand)
-        far = self._index.match(seq_id, known, salt) if self._lot is not None else None
-        if far is not None and worth is not None:
-            more = far[1] - (near[1] if near is not None else 0)
-            if more > 0 and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
+        near = self._beginnings.at_hand(seq_id, tokens, salt)
+        if self._below is not None and worth is not None:
+            far = self._beginnings.anywhere(seq_id, tokens, salt)
+            more = (far[1] if far else 0) - (near[1] if near else 0)
+            if far and more and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
                 return far[1]
         if near is None:
             return 0
         holder, count = near
-        self._kept.touch(holder)
+        self.kept.touch(holder)
         return count if self.share(holder, seq_id, count, activation_bytes) else 0
 
-    def _at_hand(self, seq_id: int) -> bool:
-        """Whether the rows that `seq_id` has published are in memory, and stay there for now."""
-        assert self._kept is not None
-        return seq_id in self._held or (
-            self._kept.get(seq_id) is not None and self._kept.in_memory(seq_id)
-        )
+    def known(self, seq_id: int, tokens: Sequence[int], salt: bytes = b"") -> int:
+        """How many of `tokens` `adopt` could find in memory."""
+        if self._beginnings is None or seq_id in self._held:
+            return 0
+        match = self._beginnings.at_hand(seq_id, tokens, salt)
+        return 0 if match is None else match[1]
 
     def _fetch_prefix(
         self,
@@ -184,13 +197,12 @@ class KvManager(Generic[Holding]):
         worth: Callable[[int, float], bool],
     ) -> bool:
         """Begin to bring a kept prefix up from below; whether that has begun."""
-        assert self._kept is not None
-        kept = self._kept.get(holder)
-        if kept is None or kept.block is None or not kept.is_copied or self._lot is None:
+        assert self.kept is not None
+        kept, below = self.kept.get(holder), self._below
+        if kept is None or kept.block is None or not kept.is_copied or below is None:
             return False
-        assert self._tiers is not None
         size = kept.block.size * count // kept.copied
-        if not worth(more, self._tiers.load_seconds(kept.block, size)):
+        if not worth(more, below.tiers.load_seconds(kept.block, size)):
             return False
         holding = self._store.open(count)
         if holding is None:
@@ -198,82 +210,90 @@ class KvManager(Generic[Holding]):
         if not self._grant(holding, count, activation_bytes, Cost.WARM):
             self._store.close(holding)
             return False
-        self._kept.touch(holder)
-        self._lot.fetch_from(seq_id, holding, kept.block, count, kept.copied)
+        self.kept.touch(holder)
+        below.lot.fetch_from(seq_id, holding, kept.block, count, kept.copied)
         return True
 
     def where(self, seq_id: int) -> Whereabouts | None:
-        """Where the KV of a sequence is that was parked or is being fetched; else None."""
-        return None if self._lot is None else self._lot.where(seq_id)
+        """Where a sequence's KV is that is not all in memory; else None."""
+        return None if self._below is None else self._below.where(seq_id)
+
+    def is_layered(self, seq_id: int) -> bool:
+        return self._below is not None and self._below.is_layered(seq_id)
 
     def park_seconds(self, tokens: int) -> float | None:
         """How long parking and fetching `tokens` tokens would take; None for no tier."""
-        if self._tiers is None:
+        if self._below is None:
             return None
-        size = tokens * self._store.token_bytes
-        return self._tiers.store_seconds(size) + size / self._tiers.read_bandwidth
+        return self._below.seconds(tokens * self._store.token_bytes)
 
     def park(self, seq_id: int, tokens: int) -> bool:
         """Send the first `tokens` tokens of `seq_id` below; False, and no change, if not now.
 
         Its rows stay taken until they are safe; those beyond `tokens` are given up.
         """
-        if self._lot is None:
+        holding = self._held.get(seq_id)
+        if self._below is None or holding is None:
             return False
-        holding = self._held[seq_id]
-        while not self._lot.park(seq_id, holding, tokens):
-            if self._kept is None or not self._kept.shed():
+        while not self._below.lot.park(seq_id, holding, tokens):
+            if self.kept is None or not self.kept.shed():
                 return False
         del self._held[seq_id]
         if self._index is not None:
             self._index.shorten(seq_id, 0)
         return True
 
-    def fetch(self, seq_id: int, activation_bytes: int, gentle: bool) -> bool:
-        """Bring a parked sequence back; False, and no change, without room for its rows.
+    def open_layered(
+        self, seq_id: int, tokens: int, capacity: int, activation_bytes: int, seconds: float
+    ) -> bool:
+        """As `Below.open_layered`; False without a tier."""
+        if self._below is None:
+            return False
+        return self._below.open_layered(seq_id, tokens, capacity, activation_bytes, seconds)
 
-        On True its KV is at hand, or `where` says RETURNING.
-        """
-        assert self._lot is not None
-        if self._lot.where(seq_id) is Whereabouts.LEAVING:
-            self._held[seq_id] = self._lot.take_back(seq_id)
+    def ferry(self, plan: StepPlan) -> Ferry | None:
+        """What carries layers in and out while `plan` runs; None if all its rows are mapped."""
+        return None if self._below is None else self._below.ferry(plan)
+
+    def fetch(self, seq_id: int, activation_bytes: int, gentle: bool) -> bool:
+        """Bring a sequence back from below, at once or RETURNING; False: not now, and no change."""
+        assert self._below is not None
+        lot = self._below.lot
+        most = Cost.WARM if gentle else Cost.MODEL
+        if self._below.is_layered(seq_id):
+            return self._below.complete(seq_id, activation_bytes, most)
+        if lot.where(seq_id) is Whereabouts.LEAVING:
+            self._held[seq_id] = lot.take_back(seq_id)
             return True
-        tokens = self._lot.tokens(seq_id)
+        tokens = lot.tokens(seq_id)
         holding = self._open(tokens)
         if holding is None:
             return False
-        most = Cost.WARM if gentle else Cost.MODEL
         if not self._grant(holding, tokens, activation_bytes, most):
             self._store.close(holding)
             return False
-        self._lot.fetch(seq_id, holding)
+        lot.fetch(seq_id, holding)
         return True
 
     def collect(self, seq_id: int) -> int | None:
         """Tokens of a RETURNING sequence that are there now; 0 if they are lost, None not yet."""
-        assert self._lot is not None
-        tokens = self._lot.tokens(seq_id)
-        holding = self._lot.collect(seq_id)
-        if holding is not None:
-            self._held[seq_id] = holding
-            return tokens
-        if self._lot.where(seq_id) is Whereabouts.LOST:
-            self._lot.forget(seq_id)
+        assert self._below is not None
+        found = self._below.collect(seq_id)
+        if found is not None:
+            self._held[seq_id] = found[0]
+            return found[1]
+        if self._below.where(seq_id) is Whereabouts.LOST:
+            self._below.forget(seq_id)
             return 0
         return None
 
     def wait(self) -> bool:
         """Return when something has moved below or back; False if nothing was moving."""
-        return self._lot is not None and self._lot.wait()
-
-    def copy_down(self) -> None:
-        """Begin to copy a kept prefix below, so that its rows can be given up later."""
-        if self._kept is not None:
-            self._kept.copy_down()
+        return self._below is not None and self._below.wait()
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
-        if self._index is not None:
+        if self._index is not None and seq_id in self._held:
             self._index.publish(seq_id, tokens, computed, salt)
 
     def premap(self, seq_id: int, tokens: int, most: int) -> int:
@@ -281,45 +301,40 @@ class KvManager(Generic[Holding]):
 
         Nothing happens where that takes more than `most` chunks, or not now.
         """
-        holding = self._held[seq_id]
-        need = self._store.missing(holding, tokens)
-        if not 0 < need <= most or not self._store.premap(holding, tokens):
-            return 0
-        return need
+        holding = self._held.get(seq_id)
+        need = 0 if holding is None else self._store.missing(holding, tokens)
+        ahead = holding is not None and 0 < need <= most and self._store.premap(holding, tokens)
+        return need if ahead else 0
 
     def free(self, seq_id: int, keep: bool = False) -> None:
         """`seq_id` needs its KV no more.  `keep` it as a prefix for others while memory lasts."""
         holding = self._held.pop(seq_id, None)
-        if holding is not None and keep and self._kept is not None:
-            self._kept.add(seq_id, holding)
+        if holding is not None and keep and self.kept is not None:
+            self.kept.add(seq_id, holding)
             return
         if self._index is not None:
             self._index.forget(seq_id)
-        if self._lot is not None:
-            self._lot.forget(seq_id)
+        if self._below is not None:
+            self._below.forget(seq_id)
         if holding is not None:
             self._store.close(holding)
 
     def relax(self, watermark: float) -> None:
         """Give warm ranges back while less than that share (0 to 1) of the pool is free."""
         short = int(watermark * self.room.pool.total) - self.room.pool.free
-        if short > 0 and self._store.warm:
-            self._store.reclaim(short)
+        self._store.reclaim(max(0, short))
 
     def rest(self) -> None:
         """Nothing runs: give back what only saves time, prefixes excepted."""
         self._trim_spare(self.room.pool.total)
         self._store.reclaim(self.room.pool.total)
 
-    def forget_prefixes(self) -> int:
-        """Give kept prefixes back; how many there were."""
-        return 0 if self._kept is None else self._kept.clear()
-
     def dispose(self) -> None:
         """Give everything back, for good."""
-        for seq_id in [*self._held, *(self._lot or ())]:
+        for seq_id in [*self._held, *(self._below.sequences if self._below else ())]:
             self.free(seq_id)
-        self.forget_prefixes()
+        if self.kept is not None:
+            self.kept.clear()
         self._store.reclaim(self.room.pool.total)
         self.room.withdraw()
 
@@ -344,16 +359,11 @@ class KvManager(Generic[Holding]):
     @property
     def parked(self) -> int:
         """Sequences whose KV is below, or on its way."""
-        return 0 if self._lot is None else self._lot.sequences
+        return 0 if self._below is None else len(self._below.sequences)
 
     @property
     def parked_bytes(self) -> int:
-        return 0 if self._lot is None else self._lot.below
-
-    @property
-    def bytes_below(self) -> int:
-        """Bytes that sequences and prefixes have in the tier."""
-        return self.parked_bytes + (0 if self._kept is None else self._kept.below)
+        return 0 if self._below is None else self._below.bytes
 
     @property
     def usage(self) -> float:
@@ -372,15 +382,19 @@ class KvManager(Generic[Holding]):
         """Whether one sequence of `tokens` tokens can run when it has the pool to itself."""
         return self.room.fits(self._store.chunks_alone(tokens), activation_bytes)
 
-    def could_hold(self, tokens: int) -> bool:
-        """Whether `tokens` tokens of a new sequence would fit what is free or idle now."""
-        return self.room.could_have(self._store.chunks_alone(tokens))
+    def chunks(self, tokens: int) -> int:
+        """Chunks that one sequence of so many tokens takes when it shares nothing."""
+        return self._store.chunks_alone(tokens)
+
+    def could_hold(self, tokens: int, soon: bool = True) -> bool:
+        """Whether so many tokens would fit what is free or idle; `soon` waits for copies."""
+        return self.room.could_have(self._store.chunks_alone(tokens), soon)
 
     def check(self) -> None:
         """Assert that the books balance."""
         self._store.check()
         self.room.pool.check()
-        if self._lot is not None:
-            self._lot.check()
+        if self._below is not None:
+            self._below.lot.check()
         if self._index is not None:
             self._index.check()

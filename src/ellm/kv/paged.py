@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ellm.core.errors import DriverError
 from ellm.core.layers import KvArena, KvTable
 from ellm.core.units import ceil_div
 from ellm.kv.geometry import KvGeometry
 from ellm.kv.pages import PageAllocator
 from ellm.kv.store import Extent
+from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 
 
@@ -67,6 +69,10 @@ class PagedStore:
     def warm(self) -> int:
         return self._pages.warm_chunks
 
+    @property
+    def span(self) -> Span:
+        return self._pages.span
+
     def open(self, tokens: int = 0) -> PagedHolding | None:
         holding = PagedHolding()
         self._open.add(holding)
@@ -100,7 +106,7 @@ class PagedStore:
         before = self._pool.free
         dropped = holding.pages[keep:]
         del holding.pages[keep:]
-        self._pages.drop(dropped)
+        self._pages.drop(dropped, cool=True)
         return self._pool.free - before
 
     def reclaim(self, count: int) -> int:
@@ -118,25 +124,31 @@ class PagedStore:
         tail = self._pages.take(1) if rest else []
         if tail is None:
             return None
+        if tail and not self._copy_rows(holding.pages[whole], tail[0], rest):
+            self._pages.drop(tail)
+            return None
         shared = holding.pages[:whole]
         self._pages.retain(shared)
-        if tail:
-            self._copy_rows(holding.pages[whole], tail[0], rest)
         child = PagedHolding(shared + tail, tokens)
         self._open.add(child)
         return child
 
-    def _copy_rows(self, source: int, target: int, tokens: int) -> None:
-        """Copy the first `tokens` tokens of a page, group by group."""
+    def _copy_rows(self, source: int, target: int, tokens: int) -> bool:
+        """Copy the first `tokens` tokens of a page, group by group; False if that is refused."""
         base, size = self._pages.address, self._pages.page_bytes
         group_bytes = self._block * self._geometry.row_bytes
-        for group in range(self._geometry.groups):
-            offset = group * group_bytes
-            self._pool.driver.copy(
-                base + target * size + offset,
-                base + source * size + offset,
-                tokens * self._geometry.row_bytes,
-            )
+        try:
+            for group in range(self._geometry.groups):
+                offset = group * group_bytes
+                self._pool.driver.copy(
+                    base + target * size + offset,
+                    base + source * size + offset,
+                    tokens * self._geometry.row_bytes,
+                )
+        except DriverError as refusal:
+            self._pool.refusal = refusal
+            return False
+        return True
 
     def close(self, holding: PagedHolding) -> None:
         self._open.remove(holding)

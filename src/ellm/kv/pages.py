@@ -12,6 +12,7 @@ import heapq
 from collections import OrderedDict
 
 from ellm.core.errors import DriverError
+from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 
@@ -41,6 +42,10 @@ class PageAllocator:
         self._warm: list[int] = []
         self._queued_free = bytearray(b"\1") * pages
         self._queued_warm = bytearray(pages)
+
+    @property
+    def span(self) -> Span:
+        return self._tensor.span
 
     @property
     def address(self) -> int:
@@ -96,13 +101,13 @@ class PageAllocator:
             assert self._holders[page] > 0, page
             self._holders[page] += 1
 
-    def drop(self, pages: list[int]) -> None:
-        """One holder less of each page; chunks under no page go back to the pool."""
+    def drop(self, pages: list[int], cool: bool = False) -> None:
+        """One holder less of each page; chunks under no page stay warm, or go back if `cool`."""
         for page in pages:
             assert self._holders[page] > 0, page
             self._holders[page] -= 1
             if self._holders[page] == 0:
-                self._leave(page)
+                self._leave(page, self._keep_warm and not cool)
 
     def reclaim(self, count: int) -> int:
         """Give back at most `count` warm chunks, longest unused first; how many."""
@@ -182,10 +187,10 @@ class PageAllocator:
                     if not self._holders[neighbour]:
                         self._offer(neighbour)
 
-    def _leave(self, page: int) -> None:
+    def _leave(self, page: int, keep_warm: bool) -> None:
         for slot in self._slots(page):
             self._users[slot] -= 1
-            if self._users[slot] == 0 and self._keep_warm:
+            if self._users[slot] == 0 and keep_warm:
                 self._idle[slot] = None
             elif self._users[slot] == 0:
                 self._unmap(slot)

@@ -21,8 +21,9 @@ from ellm.memory.transfer import TransferState
 
 
 class Whereabouts(Enum):
-    """Where a sequence's KV is.  LOST: it must be computed again."""
+    """Where a sequence's KV is.  LAYERED: some layers' below; LOST: it must be computed again."""
 
+    LAYERED = "layered"
     LEAVING = "leaving"
     BELOW = "below"
     RETURNING = "returning"

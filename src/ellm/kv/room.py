@@ -46,6 +46,8 @@ class Room:
         self.owners = owners
         self.fixed = fixed
         self.stats = ElasticStats()
+        # A model that sleeps holds none of its weights, and will need room for all of them.
+        self._weights = pool.held(owners.weights)
         self._balloon = balloon
         self._workspace = workspace
         self._idle_workspace = WorkspaceSource(workspace, owners.engine)
@@ -70,6 +72,10 @@ class Room:
         for source in self._sources:
             source.used = now
 
+    def step_is_over(self) -> None:
+        """The workspace of the last step is not needed any more, until `make` asks for one."""
+        self._idle_workspace.keep = 0
+
     def make(
         self, missing: Callable[[], int], activation_bytes: int, most: Cost = Cost.MODEL
     ) -> bool:
@@ -77,6 +83,8 @@ class Room:
 
         Sources that cost more than `most` are not asked.
         """
+        if activation_bytes > self._workspace.capacity:  # the budget was smaller at the start
+            return False
         self._idle_workspace.keep = activation_bytes
         want = ceil_div(activation_bytes, self.pool.chunk_bytes)
 
@@ -89,19 +97,34 @@ class Room:
             return True
         return self._balloon.make_room(wants, self.owners.engine, most, self._moved)
 
-    def could_have(self, chunks: int) -> bool:
-        """Whether `chunks` of KV are free or idle now."""
+    def could_have(self, chunks: int, soon: bool = True) -> bool:
+        """Whether `chunks` of KV are free or idle now, or, with `soon`, once copies have ended."""
         room = self.pool.available(self.owners.kv)
-        return chunks <= room or chunks <= room + self._balloon.idle()
+        return chunks <= room or chunks <= room + self._idle_chunks(soon)
+
+    def spare(self, activation_bytes: int) -> int:
+        """Chunks of KV that are free or idle beside such a workspace."""
+        want = ceil_div(activation_bytes, self.pool.chunk_bytes)
+        room = self.pool.available(self.owners.kv) + self._idle_chunks(soon=False)
+        return room - self._idle_workspace.idle() + self._workspace.mapped - want
+
+    @property
+    def spare_soon(self) -> int:
+        """Chunks that are free, idle, or on their way below, kept prefixes not counted."""
+        kept = self._balloon.idle_at(Cost.PREFIX) + self._balloon.idle_at(Cost.MODEL)
+        return self.pool.available(self.owners.kv) + self._balloon.idle() - kept
+
+    def _idle_chunks(self, soon: bool) -> int:
+        return self._balloon.idle() - (0 if soon else self._balloon.idle_at(Cost.LEAVING))
 
     def fits(self, chunks: int, activation_bytes: int) -> bool:
         """Whether `chunks` of KV and a workspace fit when the engine has the pool to itself."""
         ledger, owners = self.pool.ledger, self.owners
         room = ceil_div(activation_bytes, self.pool.chunk_bytes)
-        weights = ledger.held(owners.weights)
+        weights = max(self._weights, ledger.held(owners.weights))
         return (
-            chunks <= ledger.reach(owners.kv) - weights
-            and room <= ledger.reach(owners.activations) - weights
+            chunks <= ledger.reach(owners.kv)
+            and room <= ledger.reach(owners.activations)
             and chunks + room <= ledger.group_reach(owners.engine) - weights
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic, Protocol, TypeVar
 
 from ellm.core.layers import KvArena, KvTable
+from ellm.memory.driver import Span
 
 Holding = TypeVar("Holding")
 Extent = tuple[int, int]
@@ -33,6 +34,11 @@ class KvStore(Protocol, Generic[Holding]):
     @property
     def warm(self) -> int:
         """Chunks mapped for no holding."""
+        ...
+
+    @property
+    def span(self) -> Span:
+        """The addresses of the arena."""
         ...
 
     def open(self, tokens: int = 0) -> Holding | None:
@@ -113,4 +119,51 @@ class KvStore(Protocol, Generic[Holding]):
 
     def check(self) -> None:
         """Assert that the books balance."""
+        ...
+
+
+class LayeredStore(KvStore[Holding], Protocol[Holding]):
+    """A store whose groups of layers can be mapped each for itself (kv/layered.py)."""
+
+    @property
+    def groups(self) -> int: ...
+
+    @property
+    def layers_per_group(self) -> int: ...
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token in one group."""
+        ...
+
+    def open_layered(self) -> Holding | None:
+        """A holding whose groups are mapped one by one; None when every address slot is taken."""
+        ...
+
+    def mapped_chunks(self, holding: Holding) -> int:
+        """Chunks behind all groups of a layered holding."""
+        ...
+
+    def chunks_in_group(self, tokens: int) -> int:
+        """Chunks that one group's rows of so many tokens take."""
+        ...
+
+    def missing_in_group(self, holding: Holding, group: int, tokens: int) -> int:
+        """Chunks that `cover_group` would take."""
+        ...
+
+    def cover_group(self, holding: Holding, group: int, tokens: int) -> bool:
+        """Map one group's rows of the first `tokens` tokens; False, and no change, if not now."""
+        ...
+
+    def drop_group(self, holding: Holding, group: int) -> int:
+        """Give one group's rows up; how many chunks became free."""
+        ...
+
+    def group_extents(self, holding: Holding, group: int, first: int, last: int) -> list[Extent]:
+        """Where one group's rows of tokens `first` to `last` (exclusive) are."""
+        ...
+
+    def complete(self, holding: Holding, tokens: int) -> None:
+        """Every group of a layered holding has rows for `tokens` tokens: it is like any other."""
         ...

@@ -13,6 +13,17 @@ from ellm.core.units import parse_bytes, parse_seconds
 
 Choice = TypeVar("Choice", bound=Enum)
 
+PROCESS_OPTIONS = (
+    "device",
+    "threads",
+    "memory",
+    "memory_mode",
+    "chunk_bytes",
+    "kv_offloading_size",
+    "kv_offloading_dir",
+)
+"""Options that all models of a process share."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineArgs:
@@ -54,7 +65,7 @@ class EngineArgs:
     kv_layout: str | KvLayout = KvLayout.CONTIGUOUS
     block_size: int = 16
     chunk_bytes: str | int | None = None
-    enable_prefix_caching: bool = False
+    enable_prefix_caching: bool = True
     chat_template: str | None = None
     seed: int = 0
     threads: int | None = None
@@ -77,6 +88,11 @@ class EngineArgs:
         object.__setattr__(self, "scheduling_policy", policy)
         parts = frozenset(_choose("ablate", ElasticPart, part) for part in self.ablate)
         object.__setattr__(self, "ablate", parts)
+
+    @property
+    def name(self) -> str:
+        """What requests call the model."""
+        return self.served_model_name or self.model
 
 
 def _choose(name: str, kind: type[Choice], value: object) -> Choice:

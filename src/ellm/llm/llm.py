@@ -11,9 +11,9 @@ from typing import Any, cast
 from ellm.core.errors import BudgetError, EngineDead, RequestError
 from ellm.core.sampling import SamplingParams
 from ellm.llm.args import EngineArgs
-from ellm.llm.build import Progress
+from ellm.llm.build import Progress, build
 from ellm.llm.configured import Configured
-from ellm.llm.frontend import start
+from ellm.llm.frontend import Frontend
 from ellm.llm.interrupt import Interrupt
 from ellm.llm.outputs import RequestOutput
 from ellm.llm.processor import Prompt
@@ -35,16 +35,17 @@ class LLM(Configured):
 
     def _open(self, args: EngineArgs, progress: Progress | None) -> None:
         if progress is not None:
-            built, self._frontend = start(args, progress)
+            built = build(args, progress)
         else:
             with loading_bar(f"loading {args.model}") as progress:
-                built, self._frontend = start(args, progress)
+                built = build(args, progress)
         self._engine = built.engine
+        self._frontend = Frontend.of(built.blueprint, built.engine)
         self._ids = count()
         self._busy = threading.Lock()
         self._closed = False
-        self.model_name = built.model_name
-        self.max_model_len = built.max_model_len
+        self.model_name = built.blueprint.args.name
+        self.max_model_len = built.engine.config.max_model_len
 
     @property
     def tokenizer(self) -> Tokenizer:

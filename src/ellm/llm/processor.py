@@ -11,6 +11,7 @@ from typing import Any
 
 from ellm.core.clock import Clock
 from ellm.core.errors import ContextOverflow, ModelError, RequestError
+from ellm.core.objectives import Objectives
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.llm.tokenizer import Tokenizer
@@ -57,7 +58,13 @@ class Processor:
         self._clock = clock
 
     def process(
-        self, request_id: str, prompt: Prompt, params: SamplingParams, priority: int = 0
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        priority: int = 0,
+        objectives: Objectives | None = None,
+        cache_salt: str | None = None,
     ) -> tuple[Request, str | None]:
         """The request, and the prompt's text if it has one.
 
@@ -83,6 +90,8 @@ class Processor:
             end_token_ids=self._end_tokens,
             arrival=self._clock.now(),
             priority=priority,
+            objectives=objectives,
+            cache_salt=cache_salt,
         )
         return request, text
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from ellm.memory.drivers.cuda_access import CudaAccess
 from ellm.memory.extents import HostAccess
 from ellm.memory.stores.file import FileStore
+from ellm.memory.stores.host import HostStore
 from ellm.memory.thread_copier import ThreadCopier
 from ellm.memory.tiers import Tiers
 
 
-def open_tier(size: int, directory: str | None) -> Tiers | None:
+def open_tier(size: int, directory: str | None, device: str = "cpu") -> Tiers | None:
     """A file of at most `size` bytes below host memory; None for a size of 0.
 
-    Raises ConfigError where no such file can be made.
+    Below a GPU, at most `size` bytes of pinned host memory come before a file of as many.  Raises
+    ConfigError where no such file can be made.
     """
     if not size:
         return None
-    access = HostAccess()
-    return Tiers(FileStore(size, access, directory), access, ThreadCopier())
+    if device == "cpu":
+        access = HostAccess()
+        return Tiers(FileStore(size, access, directory), access, ThreadCopier())
+    _, _, number = device.partition(":")
+    pinned = CudaAccess(int(number or 0))
+    top = HostStore(size, pinned)
+    return Tiers(FileStore(size, pinned, directory), pinned, ThreadCopier(), top)

@@ -1,7 +1,7 @@
 """Asks those who hold more than they need to give chunks back, cheapest first.
 
     wants    kv 3, activations 1          who is asked, while something is lacking
-    lacks    2 chunks            ────▶    workspace ▸ premapped ▸ warm ranges ▸ prefixes ▸ models
+    lacks    2 chunks            ────▶    premapped ▸ workspace ▸ warm ranges ▸ prefixes ▸ models
 
 Inflation is KV taking what activations left idle; deflation, always as late as can be, is
 activations taking what KV can spare (eLLM, arXiv 2506.15155, elastic mechanism).
@@ -19,8 +19,8 @@ from ellm.memory.pool import ChunkPool
 class Cost(IntEnum):
     """What it costs to do without a chunk later, in order."""
 
-    WORKSPACE = 0  # mapped again when a step is as large
-    PREMAPPED = 1  # mapped again within the next few tokens
+    PREMAPPED = 0  # mapped again within the next few tokens, from whatever is free then
+    WORKSPACE = 1  # mapped again when a step is as large
     WARM = 2  # mapped again for the next sequence
     LEAVING = 3  # free as soon as a copy has ended
     PREFIX = 4  # computed, or fetched, again if someone begins alike
@@ -69,9 +69,13 @@ class Balloon:
     def unregister(self, source: Source) -> None:
         self._sources.remove(source)
 
-    def idle(self, most: Cost = Cost.MODEL) -> int:
-        """Chunks that sources of at most that cost could give back now."""
-        return sum(source.idle() for source in self._sources if source.cost <= most)
+    def idle(self) -> int:
+        """Chunks that all sources together could give back now."""
+        return sum(source.idle() for source in self._sources)
+
+    def idle_at(self, cost: Cost) -> int:
+        """Chunks that the sources of one cost could give back now."""
+        return sum(source.idle() for source in self._sources if source.cost is cost)
 
     def make_room(
         self,

@@ -23,6 +23,11 @@ def available_bytes(root: Path = Path("/")) -> int:
     return max(0, min(rooms))
 
 
+def machine_bytes(root: Path = Path("/")) -> int:
+    """Bytes of memory that the machine has, in use or free."""
+    return _read_table(root / "proc/meminfo", "MemTotal:") * KIB
+
+
 def margin_bytes(available: int) -> int:
     """What `default_budget` leaves of `available` to the process itself and to its neighbours.
 

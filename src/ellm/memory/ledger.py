@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ellm.core.errors import BudgetError
@@ -41,9 +41,15 @@ class Group:
     def floors(self) -> int:
         return sum(account.floor for account in self.owners.values())
 
-    def unmet(self, besides: Iterable[str] = ()) -> int:
-        """Chunks lacking to the floors of the group's owners, but for those named."""
-        return sum(account.unmet for name, account in self.owners.items() if name not in besides)
+    @property
+    def promised(self) -> int:
+        """Chunks that the group can count on: its floor, or what its owners' floors add up to."""
+        return max(self.limits.floor, self.floors)
+
+    def unmet(self, taken: Mapping[str, int] | None = None) -> int:
+        """Chunks lacking to the floors of the group's owners, once they have `taken` so many."""
+        taken = taken or {}
+        return sum(max(0, a.unmet - taken.get(name, 0)) for name, a in self.owners.items())
 
 
 class Ledger:
@@ -66,6 +72,11 @@ class Ledger:
         self._held = 0
 
     @property
+    def promised(self) -> int:
+        """Chunks promised to owners and groups in all."""
+        return self._ungrouped.floors + sum(group.promised for group in self._groups.values())
+
+    @property
     def free(self) -> int:
         """Chunks no owner holds; negative while more are held than there may be."""
         return self.total - self._held
@@ -78,9 +89,9 @@ class Ledger:
         return self._groups[group].limits.held if group in self._groups else 0
 
     def group_spare(self, group: str) -> int:
-        """Chunks that `group` holds beyond its floor: what others may ask it to give back."""
-        limits = self._groups[group].limits if group in self._groups else Account()
-        return max(0, limits.held - limits.floor)
+        """Chunks that `group` holds beyond its floors: what others may ask it to give back."""
+        home = self._groups.get(group)
+        return 0 if home is None else max(0, home.limits.held - home.promised)
 
     def holdings(self) -> Mapping[str, int]:
         """Chunks of every owner ever mentioned, as they are now."""
@@ -95,18 +106,22 @@ class Ledger:
         self._home[owner].owners[owner] = account
 
     def leave(self, owner: str) -> None:
-        """Close the account of `owner`, which holds nothing; its limits go with it."""
+        """Close the account of `owner`, which holds nothing; its limits go with it.
+
+        So do those of its group when it was the last of it.
+        """
         assert self.held(owner) == 0, (owner, self.held(owner))
         home = self._home.pop(owner, None)
         if home is not None:
             del home.owners[owner]
-            self._groups = {name: group for name, group in self._groups.items() if group.owners}
+            left = {name: g for name, g in self._groups.items() if g is not home or g.owners}
+            self._groups = left
 
     def resize(self, total: int) -> None:
         """Change the total.  Raises BudgetError, changing nothing, if the floors do not fit."""
-        if self._floors > total:
+        if self.promised > total:
             raise BudgetError(
-                f"{self._floors} chunks are promised to owners, and the pool would have {total}: "
+                f"{self.promised} chunks are promised to owners, and the pool would have {total}: "
                 "lower their floors first"
             )
         self.total = total
@@ -127,7 +142,8 @@ class Ledger:
     def available(self, owner: str) -> int:
         """Most chunks that `owner` could take now."""
         home = self._home.get(owner, self._ungrouped)
-        room = home.limits.room(self.free - self._promised(home, (owner,)))
+        unmet = home.unmet({owner: self.total})
+        room = home.limits.room(self.free - self._promised_outside(home)) - unmet
         if owner in home.owners:
             room = home.owners[owner].room(room)
         return max(0, room)
@@ -145,7 +161,7 @@ class Ledger:
         return self._group_reach(self._groups.get(group, self._ungrouped))
 
     def _group_reach(self, home: Group) -> int:
-        others = self._floors - max(home.limits.floor, home.floors)
+        others = self.promised - home.promised
         return home.limits.limited(self.total - others)
 
     def lacking(self, wants: Mapping[str, int]) -> tuple[int, int]:
@@ -159,11 +175,12 @@ class Ledger:
         if not total:
             return max(0, -self.free), 0
         home = self._home.get(next(iter(wants)), self._ungrouped)
+        total += home.unmet(wants)
         withheld = total - home.limits.room(total)
         for name, count in wants.items():
-            if name in home.owners:
+            if count and name in home.owners:
                 withheld = max(withheld, count - home.owners[name].room(count))
-        return max(0, total - self.free + self._promised(home, wants)), max(0, withheld)
+        return max(0, total - self.free + self._promised_outside(home)), max(0, withheld)
 
     def charge(self, owner: str, count: int) -> None:
         """`owner` took `count` chunks, which were available to it."""
@@ -184,25 +201,17 @@ class Ledger:
             assert of_owners == group.limits.held, (name, of_owners, group.limits.held)
         assert all(count >= 0 for count in self.holdings().values()), self.holdings()
 
-    def _promised(self, home: Group, besides: Iterable[str]) -> int:
-        """Free chunks that others than `besides`, owners in `home`, have a right to."""
-        kept = home.unmet(besides)
-        if home is not self._ungrouped:
-            kept += self._ungrouped.unmet()
+    def _promised_outside(self, home: Group) -> int:
+        """Free chunks that owners and groups outside `home` have a right to."""
+        kept = 0 if home is self._ungrouped else self._ungrouped.unmet()
         for group in self._groups.values():
             if group is not home:
                 kept += max(group.limits.unmet, group.unmet())
         return kept
 
-    @property
-    def _floors(self) -> int:
-        """Chunks promised to owners and groups in all."""
-        groups = self._groups.values()
-        return self._ungrouped.floors + sum(max(g.limits.floor, g.floors) for g in groups)
-
     def _set(self, account: Account, name: str, floor: int, ceiling: int | None) -> None:
         before, account.floor = account.floor, floor
-        promised = self._floors
+        promised = self.promised
         if floor < 0 or promised > self.total:
             account.floor = before
             raise BudgetError(

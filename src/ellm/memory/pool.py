@@ -27,8 +27,8 @@ class ChunkPool:
     """`budget` bytes of chunks, handed out to owners by name and counted by holder.
 
     A chunk has one owner, who is charged for it once, and one holder for each range it is mapped
-    in.  `refusal` is the machine's last reason for not giving a chunk that the budget allows.
-    `unmaps` puts unmapping off to a safe point; None unmaps at once.
+    in.  `refusal` is the machine's last reason for not giving a chunk that the budget allows, or
+    not taking one back.  `unmaps` puts unmapping off to a safe point; None unmaps at once.
     """
 
     def __init__(self, driver: Driver, budget: int, unmaps: DeferredUnmaps | None = None) -> None:
@@ -111,8 +111,7 @@ class ChunkPool:
                 freed.append(chunk)
         self._warm.add(freed)
         self.ledger.refund(owner, len(freed))
-        if self.free < self.warm:  # the budget was lowered: there may not be as many any more
-            self._cool(max(0, self.free))
+        self._keep_to_total()
 
     def resize(self, total: int) -> None:
         """Let there be `total` chunks from now on, at least 1.
@@ -122,8 +121,16 @@ class ChunkPool:
         to hold that many.  Raises BudgetError, changing nothing, when floors no longer fit.
         """
         assert total >= 1, total
+        if self.ledger.promised > total:
+            floors, room = (
+                format_bytes(n * self.chunk_bytes) for n in (self.ledger.promised, total)
+            )
+            raise BudgetError(
+                f"{floors} are promised as floors, and the budget would be {room}: lower the "
+                "floors first"
+            )
         self.ledger.resize(total)
-        self._cool(max(0, self.free))
+        self._keep_to_total()
 
     def trim(self) -> int:
         """Give every warm chunk back to the machine; how many bytes that was.
@@ -131,6 +138,13 @@ class ChunkPool:
         Raises DriverError, and changes nothing, if the machine does not take them.
         """
         return self._cool(0) * self.chunk_bytes
+
+    def _keep_to_total(self) -> None:
+        """Give warm chunks beyond the total back; when the machine refuses, at the next drop."""
+        try:
+            self._cool(max(0, self.free))
+        except DriverError as refusal:
+            self.refusal = refusal
 
     def _cool(self, most: int) -> int:
         """Give warm chunks back until there are at most `most`; how many that were."""
@@ -164,7 +178,8 @@ class ChunkPool:
         assert self._owners.keys() == self._holders.keys()
         assert all(count > 0 for count in self._holders.values())
         warm = {Chunk(c) for start, stop in self._warm.runs() for c in range(start, stop)}
-        assert len(warm) == len(self._warm) <= max(0, self.free), (len(warm), self.free)
+        assert len(warm) == len(self._warm), (len(warm), len(self._warm))
+        assert len(warm) <= max(0, self.free) or self.refusal, (len(warm), self.free)
         assert warm.isdisjoint(self._owners), warm & self._owners.keys()
         created = (len(warm) + len(self._owners)) * self.chunk_bytes
         assert self.driver.physical_bytes() == created, (self.driver.physical_bytes(), created)

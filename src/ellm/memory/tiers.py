@@ -28,7 +28,10 @@ _SPARE_SHARE = 8
 
 
 class Tiers:
-    """Blocks in `top` (None: there is none) and `base`; `access` reaches the memory above."""
+    """Blocks in `top` (None: there is none) and `base`; `access` reaches the memory above.
+
+    What it is given is its own: `close` closes stores, copier and access too.
+    """
 
     def __init__(
         self, base: Store, access: Access, copier: Copier, top: HostMemoryStore | None = None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ellm.core.executor import Ferry
 from ellm.core.plan import StepShape
 from ellm.kernels.ops import AttentionPlan, Dims, KvPlanes, Ops, Segment, Temp
 from ellm.kernels.scratch import Scratch
@@ -97,13 +98,19 @@ class Decoder:
         scratch.release(mark)
         return Buffers(hidden, normed, temp, cos, sin, real, offset, qkv, attended, up, activated)
 
-    def forward(self, inputs: Inputs, kv: KvPlanes, buffers: Buffers) -> None:
+    def forward(
+        self, inputs: Inputs, kv: KvPlanes, buffers: Buffers, ferry: Ferry | None = None
+    ) -> None:
         """Run all layers; the residual stream [T, hidden] is left in `buffers.hidden`."""
         self._embed(inputs, buffers)
         plan = self._ops.plan_attention(kv, self.spec.windows, inputs.segments, buffers.temp)
         for index, layer in enumerate(self._weights.layers):
             self._norm(buffers.hidden, layer.attention_norm, buffers.normed, buffers.temp)
+            if ferry is not None:
+                ferry.enter(index)
             self._attention(index, layer, inputs, kv, plan, buffers)
+            if ferry is not None:
+                ferry.leave(index)
             self._ops.add(buffers.normed, buffers.hidden)
             self._norm(buffers.hidden, layer.mlp_norm, buffers.normed, buffers.temp)
             self._mlp(layer, buffers)

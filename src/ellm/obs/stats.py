@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
+from ellm.obs.goodput import Goodput
 from ellm.obs.histogram import Histogram
 
 TTFT = (
@@ -57,14 +58,21 @@ class ElasticStats:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Totals since start.  Times are seconds."""
+    """Totals since start.  Times are seconds.
+
+    `cached_tokens` of `prefix_queries` prompt tokens had their KV, `fetched_tokens` of them below.
+    `goodput` None says that nobody counts it.  `step_time_error` is the running mean of how far
+    the predicted time of a step was off, as a share of the time it took; 0 before any prediction.
+    """
 
     elastic: ElasticStats = field(default_factory=ElasticStats)
-
+    goodput: Goodput | None = None
+    step_time_error: float = 0.0
     steps: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
     cached_tokens: int = 0
+    fetched_tokens: int = 0
     prefix_queries: int = 0
     preemptions: int = 0
     rejections: int = 0

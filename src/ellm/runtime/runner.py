@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ellm.core.executor import Ferry
 from ellm.core.layers import KvArena
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
@@ -18,6 +19,7 @@ from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
 from ellm.runtime.batch import fill_inputs, take_inputs
+from ellm.runtime.ordered_ferry import OrderedFerry
 from ellm.runtime.views import view
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
 
@@ -62,6 +64,7 @@ class Runner:
         self._sampler = sampler
         self._vocab_size = spec.vocab_size
         self._kv = kv_planes(arena, spec.num_layers, weights.embed.dtype, weights.embed.device)
+        self._on_gpu = weights.embed.device.type == "cuda"
         self._counted: dict[StepShape, int] = {}
 
     def activation_bytes(self, shape: StepShape) -> int:
@@ -81,11 +84,13 @@ class Runner:
         return known
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
         self._workspace.reset()
+        if ferry is not None and self._on_gpu:
+            ferry = OrderedFerry(ferry)
         inputs = fill_inputs(plan, take_inputs(self._workspace, plan.shape))
         buffers = self._decoder.take(self._workspace, plan.shape)
-        self._decoder.forward(inputs, self._kv, buffers)
+        self._decoder.forward(inputs, self._kv, buffers, ferry)
         firsts = [segment.first for segment in inputs.segments]
         chosen = self._sample(plan.steps, firsts, buffers)
         results = []

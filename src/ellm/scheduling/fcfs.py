@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
 
 from ellm.core.load import StepLoad
 from ellm.core.sequence import Sequence
@@ -44,6 +45,15 @@ class FcfsPolicy:
 
     def stepped(self, load: StepLoad, seconds: float) -> None:
         pass
+
+    def yielded(self, sequence: Sequence) -> None:
+        pass
+
+    def resumed(self, sequence: Sequence) -> None:
+        pass
+
+    def victim(self, running: SequenceOf[Sequence]) -> Sequence:
+        return running[-1]
 
     def finished(self, sequence: Sequence) -> None:
         pass

@@ -11,10 +11,12 @@ from starlette.middleware.cors import CORSMiddleware
 import ellm
 from ellm.server import errors
 from ellm.server.auth import Auth
-from ellm.server.backend import Backend
+from ellm.server.backend import Fleet
 from ellm.server.body_limit import BodyLimit
 from ellm.server.inflight import InFlight
 from ellm.server.request_log import RequestLog
+from ellm.server.routes.memory import memory_routes
+from ellm.server.routes.models import model_routes
 from ellm.server.routes.openai import openai_routes
 from ellm.server.routes.operations import operation_routes
 from ellm.server.routes.tokens import token_routes
@@ -23,11 +25,12 @@ from ellm.server.settings import ServerSettings
 
 
 def create_app(
-    llm: Backend, settings: ServerSettings | None = None, inflight: InFlight | None = None
+    fleet: Fleet, settings: ServerSettings | None = None, inflight: InFlight | None = None
 ) -> FastAPI:
-    """An application that serves `llm`; `inflight` lets the caller drain it."""
+    """An application that serves `fleet`; `inflight` lets the caller drain it."""
     settings = settings or ServerSettings()
-    service = Service(llm, settings, InFlight() if inflight is None else inflight)
+    aliases = dict.fromkeys(settings.served_model_names, fleet.models[0].name)
+    service = Service(fleet, settings, InFlight() if inflight is None else inflight, aliases)
     app = FastAPI(
         title="eLLM",
         version=ellm.__version__,
@@ -37,7 +40,9 @@ def create_app(
     )
     errors.install(app)
     app.include_router(openai_routes(service))
+    app.include_router(model_routes(service))
     app.include_router(token_routes(service))
+    app.include_router(memory_routes(service))
     app.include_router(operation_routes(service))
     _describe_errors(app)
     return app

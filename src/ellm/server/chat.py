@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ellm.core.sampling import SamplingParams
 from ellm.llm.outputs import CompletionOutput
 from ellm.server import logprobs
+from ellm.server.backend import Backend
 from ellm.server.generation import ChoiceTotal, Generation, PromptTotal, blank_totals, collect
 from ellm.server.prompts import Prompt, read_chat
 from ellm.server.protocol.chat import (
@@ -22,17 +23,21 @@ from ellm.server.protocol.chat import (
     ChatRequest,
 )
 from ellm.server.protocol.usage import Usage
-from ellm.server.service import Service, Ticket
+from ellm.server.service import Ticket
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """One chat request on its way.  `params` have been checked."""
+    """One chat request on its way.  `params` have been checked.
 
-    service: Service
+    `trust_template` lets the request bring its own.
+    """
+
+    llm: Backend
     request: ChatRequest
     params: SamplingParams
     ticket: Ticket
+    trust_template: bool
 
     async def whole(self) -> ChatCompletion:
         """Raises what the engine and the template raise."""
@@ -73,21 +78,17 @@ class ChatAnswer:
 
     async def _prompt(self) -> Prompt:
         return await read_chat(
-            self.service.llm,
+            self.llm,
             self.request.messages,
             self.request,
-            trust_template=self.service.settings.trust_request_chat_template,
+            trust_template=self.trust_template,
             add_special_tokens=self.request.add_special_tokens,
-            keep_last=self.request.keep_last(self.service.llm.max_model_len),
+            keep_last=self.request.keep_last(self.llm.max_model_len),
         )
 
     def _generation(self, prompt: Prompt) -> Generation:
         return Generation(
-            self.service.llm,
-            [prompt],
-            self.params,
-            self.ticket.request_id,
-            self.request.priority or 0,
+            self.llm, [prompt], self.params, self.ticket.request_id, self.request.terms()
         )
 
     def _choice(self, index: int, total: ChoiceTotal) -> ChatChoice:

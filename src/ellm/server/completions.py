@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from ellm.core.sampling import SamplingParams
 from ellm.llm.outputs import CompletionOutput
 from ellm.server import logprobs
+from ellm.server.backend import Backend
 from ellm.server.generation import ChoiceTotal, Generation, PromptTotal, blank_totals, collect
 from ellm.server.prompts import Prompt, read_prompt
 from ellm.server.protocol.completions import (
@@ -20,7 +21,7 @@ from ellm.server.protocol.completions import (
     CompletionRequest,
 )
 from ellm.server.protocol.usage import Usage
-from ellm.server.service import Service, Ticket
+from ellm.server.service import Ticket
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class CompletionAnswer:
     The choices of prompt p are p·n … p·n + n − 1.
     """
 
-    service: Service
+    llm: Backend
     request: CompletionRequest
     params: SamplingParams
     ticket: Ticket
@@ -82,29 +83,23 @@ class CompletionAnswer:
 
     async def _prompt(self, given: str | list[int]) -> Prompt:
         prompt = await read_prompt(
-            self.service.llm,
+            self.llm,
             given,
             add_special_tokens=self.request.add_special_tokens,
-            keep_last=self.request.keep_last(self.service.llm.max_model_len),
+            keep_last=self.request.keep_last(self.llm.max_model_len),
         )
         if not self.request.echo or prompt.text is not None:
             return prompt
-        decode, skip = self.service.llm.tokenizer.decode, self.params.skip_special_tokens
+        decode, skip = self.llm.tokenizer.decode, self.params.skip_special_tokens
         return replace(prompt, text=decode(prompt.token_ids, skip_special_tokens=skip))
 
     def _generation(self, prompts: Sequence[Prompt]) -> Generation:
         params = self.params
         if self.request.max_tokens is None:
             # Our default limit must not make a prompt too long that fits without it.
-            room = self.service.llm.max_model_len - max(len(p.token_ids) for p in prompts)
+            room = self.llm.max_model_len - max(len(p.token_ids) for p in prompts)
             params = replace(params, max_tokens=max(1, min(DEFAULT_MAX_TOKENS, room)))
-        return Generation(
-            self.service.llm,
-            prompts,
-            params,
-            self.ticket.request_id,
-            self.request.priority or 0,
-        )
+        return Generation(self.llm, prompts, params, self.ticket.request_id, self.request.terms())
 
     def _choice(
         self, number: int, prompt: Prompt, total: PromptTotal, said: ChoiceTotal
@@ -173,7 +168,7 @@ class CompletionAnswer:
     ) -> CompletionLogprobs | None:
         if self.params.logprobs is None:
             return None
-        tokenizer = self.service.llm.tokenizer
+        tokenizer = self.llm.tokenizer
         return logprobs.for_completion(
             token_ids,
             scores,

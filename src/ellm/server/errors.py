@@ -15,9 +15,23 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ellm.core.errors import ContextOverflow, EngineDead, QueueFull, RequestError
+from ellm.core.errors import (
+    ConfigError,
+    ContextOverflow,
+    DriverError,
+    EllmError,
+    EngineDead,
+    ModelBusy,
+    ModelError,
+    ModelNotFound,
+    QueueFull,
+    RequestError,
+    WakeFailed,
+)
 
 _LONGEST_MESSAGE = 1000
+# When to ask again for memory that was not there, in seconds.
+_MEMORY_WAIT = 5.0
 _log = logging.getLogger("ellm.server")
 
 
@@ -49,8 +63,11 @@ def unavailable(message: str, code: str, retry_after: float | None = None) -> Ap
     return ApiError(503, message, "service_unavailable", None, code, headers)
 
 
-def unknown_model(name: str, served: Sequence[str]) -> ApiError:
-    message = f"The model {name!r} is not served here; served: {', '.join(served)}."
+def unknown_model(name: str | None, served: Sequence[str]) -> ApiError:
+    """`name` None where the request names none and nothing is served."""
+    which = "No model" if name is None else f"The model {name!r}"
+    verb = "is" if name is None else "is not"
+    message = f"{which} {verb} served here; served: {', '.join(served) or 'none'}."
     return ApiError(404, message, param="model", code="model_not_found")
 
 
@@ -70,6 +87,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(error.status_code, _explain(error), headers=error.headers or {})
     if isinstance(error, EngineDead):
         return unavailable(str(error), "engine_dead")
+    if isinstance(error, EllmError):
+        return _from_fleet(error)
     _log.error("a request failed through a fault of ours", exc_info=error)
     return ApiError(500, "The server failed on this request; its log says why.", "server_error")
 
@@ -84,9 +103,23 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return as_api_error(error).response()
 
-    kinds = (ApiError, RequestError, EngineDead, HTTPException, RequestValidationError)
+    kinds = (ApiError, EllmError, HTTPException, RequestValidationError)
     for kind in kinds:
         app.add_exception_handler(kind, answer)
+
+
+def _from_fleet(error: EllmError) -> ApiError:
+    """What became of a model, or of an order to change one."""
+    if isinstance(error, ModelNotFound):
+        return ApiError(404, str(error), param="model", code="model_not_found")
+    if isinstance(error, ModelBusy):
+        return ApiError(409, str(error), param="model", code="model_busy")
+    if isinstance(error, WakeFailed):
+        return unavailable(str(error), "wake_failed", _MEMORY_WAIT)
+    if isinstance(error, (ConfigError, ModelError)):
+        return ApiError(400, str(error))
+    assert isinstance(error, DriverError), error
+    return unavailable(str(error), "memory_refused", _MEMORY_WAIT)
 
 
 def _explain(error: HTTPException) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ellm.core.sampling import SamplingParams
 from ellm.llm.outputs import Logprob, RequestOutput
-from ellm.server.backend import Backend
+from ellm.server.backend import Backend, Terms
 from ellm.server.inflight import stopping
 from ellm.server.prompts import Prompt
 
@@ -25,7 +25,7 @@ class Generation:
     prompts: Sequence[Prompt]
     params: SamplingParams
     request_id: str
-    priority: int = 0
+    terms: Terms
 
     async def news(self) -> AsyncGenerator[News, None]:
         """Closing it aborts every prompt, and so does the failure of one."""
@@ -65,8 +65,8 @@ class Generation:
             self.prompts[index].inputs,
             self.params,
             f"{self.request_id}-{index}",
-            priority=self.priority,
             delta=True,
+            **self.terms,
         )
         async with aclosing(stream):
             async for output in stream:

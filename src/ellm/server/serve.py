@@ -16,9 +16,10 @@ from fastapi import FastAPI
 
 from ellm.core.errors import ConfigError
 from ellm.server.app import create_app
-from ellm.server.backend import Backend
+from ellm.server.backend import Fleet
 from ellm.server.inflight import InFlight
 from ellm.server.settings import ServerSettings
+from ellm.server.watch import Watch
 
 # How long answers of aborted requests may take to reach their clients, in seconds.
 _FAREWELL = 5
@@ -55,25 +56,28 @@ def bind(settings: ServerSettings) -> socket.socket:
     return listener
 
 
-def serve(llm: Backend, settings: ServerSettings, listener: socket.socket | None = None) -> int:
+def serve(fleet: Fleet, settings: ServerSettings, listener: socket.socket | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit status for the process.
 
     The first signal drains: new work gets 503, running work has `shutdown_timeout` seconds.  One
-    that comes more than a second later ends the process at once.  `llm` is closed on return.  Logs
-    go to stderr unless the caller has set up logging.
+    that comes more than a second later ends the process at once.  `fleet` is closed on return.
+    Logs go to stderr unless the caller has set up logging: faults, changes of models and memory,
+    and where asked for a line for each request.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _log.setLevel(logging.INFO if settings.enable_log_requests else logging.WARNING)
+    logging.getLogger(Watch.__module__).setLevel(logging.INFO)
     try:
         listener = bind(settings) if listener is None else listener
         inflight = InFlight()
-        config = uvicorn_config(create_app(llm, settings, inflight), settings)
-        names = ", ".join(settings.served_model_names or (llm.model_name,))
+        config = uvicorn_config(create_app(fleet, settings, inflight), settings)
+        own = [info.name for info in fleet.models]
+        names = ", ".join([*(settings.served_model_names or own[:1]), *own[1:]])
         banner = f"eLLM serves {names} on {address(settings, listener)}"
-        server = DrainingServer(config, inflight, settings.shutdown_timeout, banner)
+        server = DrainingServer(config, inflight, settings.shutdown_timeout, banner, Watch(fleet))
         server.run(sockets=[listener])
     finally:
-        llm.close()
+        fleet.close()
         if settings.uds is not None:
             Path(settings.uds).unlink(missing_ok=True)
     return 0
@@ -107,7 +111,8 @@ def address(settings: ServerSettings, listener: socket.socket) -> str:
 class DrainingServer(uvicorn.Server):
     """Stops in two stages: it keeps answering (503 to new work) until running work is done.
 
-    `banner` is printed once requests and signals are taken, None prints nothing.
+    `banner` is printed once requests and signals are taken, None prints nothing.  `watch` None logs
+    no changes of the fleet.
     """
 
     def __init__(
@@ -116,11 +121,14 @@ class DrainingServer(uvicorn.Server):
         inflight: InFlight,
         timeout: float,
         banner: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(config)
         self._inflight = inflight
         self._timeout = timeout
         self._banner = banner
+        self._watch = watch
+        self._watching: asyncio.Task[None] | None = None
         self._signalled = -math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain: asyncio.Task[None] | None = None
@@ -128,6 +136,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        if self._watch is not None:
+            self._watching = self._loop.create_task(self._watch.run())
         if self._banner is not None:
             print(self._banner, flush=True)
 

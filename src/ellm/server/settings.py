@@ -13,10 +13,11 @@ class ServerSettings:
     """Names as vLLM's flags where one exists; times are seconds, sizes are bytes.
 
     `port` 0 takes a free one.  `uds` listens on that path instead of host and port.  `api_key` None
-    lets everyone in.  `served_model_names` empty takes the engine's model name; the first is what
-    answers carry when the request names none.  `shutdown_timeout` is how long a stopping server
-    waits for running requests, `health_timeout` how long a step may take before the engine counts
-    as hung.  `trust_request_chat_template` lets a request bring its own template.
+    lets everyone in.  `served_model_names` are what the first model is called in place of its own
+    name; the first of them is what answers carry when the request names none.  `shutdown_timeout`
+    is how long a stopping server waits for running requests, `health_timeout` how long a step may
+    take before the engine counts as hung.  `trust_request_chat_template` lets a request bring its
+    own template.
     """
 
     host: str = "127.0.0.1"

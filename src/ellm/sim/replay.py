@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ellm.core.config import ElasticPart, MemoryConfig, SchedulerConfig
+from ellm.core.errors import BudgetError
 from ellm.core.layers import LayerSpec
 from ellm.core.units import KIB, MIB
 from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
+from ellm.engine.weights import ModelWeights
+from ellm.kv.room import Owners
+from ellm.memory.balloon import Balloon
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.extents import DriverAccess
 from ellm.memory.pool import ChunkPool
@@ -21,17 +26,53 @@ from ellm.scheduling.cost import Coefficients
 from ellm.sim.clock import VirtualClock
 from ellm.sim.executor import SimExecutor
 
+# What a simulated machine has.
+MACHINE_BYTES = 1024 * MIB
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimModel:
-    """What a model keeps per token, and what its steps and the tier below cost."""
+    """What a model weighs, what it keeps per token, and what its steps
+    and the tier below cost."""
 
+    weight_bytes: int = 64 * KIB
     layers: Sequence[LayerSpec] = field(default=(LayerSpec(2, 8, 2),) * 4)
     vocab_size: int = 1000
     cost: Coefficients = Coefficients(token=0, attention=0, kv_token=0, sequence=0, step=0.01)
     activation_bytes_per_token: int = 1 * KIB
     activation_bytes_per_row: int = 1 * KIB
     tier_bandwidth: float = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class SimHouse:
+    """What simulated models share; `memory` is for each of them."""
+
+    memory: MemoryConfig
+    clock: VirtualClock
+    pool: ChunkPool
+    balloon: Balloon
+    tiers: Tiers | None
+
+    @classmethod
+    def of(
+        cls,
+        memory: MemoryConfig,
+        clock: VirtualClock,
+        tier_bandwidth: float = 1e9,
+        machine: int = MACHINE_BYTES,
+    ) -> SimHouse:
+        """`machine` bytes are what there really is, if that is more or less than the budget."""
+        budget = memory.budget or 64 * MIB
+        driver = NullDriver(machine, memory.chunk_bytes or 64 * KIB)
+        unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+        pool = ChunkPool(driver, budget, unmaps)
+        tiers = None
+        if memory.offload_bytes:
+            store = VoidStore(memory.offload_bytes, tier_bandwidth)
+            copier = TimedCopier(clock, clock.advance, tier_bandwidth)
+            tiers = Tiers(store, DriverAccess(driver), copier)
+        return cls(memory, clock, pool, Balloon(pool), tiers)
 
 
 def simulated_engine(
@@ -44,23 +85,56 @@ def simulated_engine(
 
     Raises BudgetError when the longest context does not fit the budget.
     """
-    clock = clock or VirtualClock()
-    budget = memory.budget or 64 * MIB
-    chunk_bytes = memory.chunk_bytes or 64 * KIB
-    driver = NullDriver(budget, chunk_bytes)
-    unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
-    pool = ChunkPool(driver, budget, unmaps)
+    machine = max(MACHINE_BYTES, memory.budget or 0)
+    house = SimHouse.of(memory, clock or VirtualClock(), model.tier_bandwidth, machine)
+    return _engine(house, "", model, scheduler)
+
+
+class SimTenant:
+    """A simulated model in a fleet: an engine.model.Tenant.  `read` stands for its file."""
+
+    def __init__(
+        self,
+        house: SimHouse,
+        name: str,
+        model: SimModel,
+        scheduler: SchedulerConfig,
+        read: Callable[[int], None] = lambda address: None,
+    ) -> None:
+        self.weights = ModelWeights(house.pool, Owners.of(name), model.weight_bytes, read)
+        self._make = partial(_engine, house, name, model, scheduler)
+        self._engine: Engine | None = None
+
+    def engine(self) -> Engine:
+        self._engine = self._make()
+        return self._engine
+
+    def leave(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+        self.weights.leave()
+
+
+def _engine(house: SimHouse, name: str, model: SimModel, scheduler: SchedulerConfig) -> Engine:
     executor = SimExecutor(
-        clock,
+        house.clock,
         vocab_size=model.vocab_size,
         seconds=model.cost.seconds,
         bytes_per_token=model.activation_bytes_per_token,
         bytes_per_row=model.activation_bytes_per_row,
+        layers=len(model.layers),
     )
-    tiers = None
-    if memory.offload_bytes:
-        store = VoidStore(memory.offload_bytes, model.tier_bandwidth)
-        copier = TimedCopier(clock, clock.advance, model.tier_bandwidth)
-        tiers = Tiers(store, DriverAccess(driver), copier)
-    parts = assemble_memory(pool, model.layers, memory, scheduler, tiers=tiers)
-    return Engine(scheduler, parts, executor, clock)
+    parts = assemble_memory(
+        house.pool,
+        model.layers,
+        house.memory,
+        scheduler,
+        balloon=house.balloon,
+        tiers=house.tiers,
+        name=name,
+    )
+    try:
+        return Engine(scheduler, parts, executor, house.clock)
+    except BudgetError:
+        parts.dispose()
+        raise

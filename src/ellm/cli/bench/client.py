@@ -28,10 +28,10 @@ class Endpoint(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask and how."""
+    """Whom to ask and how; each request says which of `models` it is for."""
 
     base_url: str
-    model: str
+    models: tuple[str, ...]
     endpoint: Endpoint
     ignore_eos: bool = False
     temperature: float = 0.0
@@ -41,10 +41,13 @@ class Target:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
+    def model(self, item: WorkItem) -> str:
+        return self.models[item.model % len(self.models)]
+
     def body(self, item: WorkItem) -> dict[str, Any]:
         """The JSON of one streaming request that ends with a usage chunk."""
         body: dict[str, Any] = {
-            "model": self.model,
+            "model": self.model(item),
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": self.temperature,
@@ -66,10 +69,13 @@ class Outcome:
         scheduled ──queued──▶ sent ──ttft──▶ first token ──gaps──▶ last token
                               └──────────── latency ────────────────────┘
 
-    `queued` is time lost to the client's own concurrency limit and is in no other figure.  `status`
-    is the HTTP status, 0 when there was no answer.  `error` None means success.
+    `sent` counts from the start of the run.  `queued` is time lost to the client's own concurrency
+    limit and is in no other figure.  `status` is the HTTP status, 0 when there was no answer.
+    `error` None means success.
     """
 
+    model: str = ""
+    sent: float = 0.0
     queued: float = 0.0
     status: int = 0
     error: str | None = None
@@ -102,7 +108,7 @@ async def ask(http: httpx.AsyncClient, target: Target, item: WorkItem) -> Outcom
     """Send one request and follow its stream to the end; failures are outcomes, not exceptions."""
     import httpx
 
-    outcome = Outcome()
+    outcome = Outcome(model=target.model(item))
     start = time.perf_counter()
     try:
         async with http.stream("POST", target.endpoint.path, json=target.body(item)) as response:

@@ -27,7 +27,8 @@ from ellm.cli.bench.options import (
     IgnoreEos,
     InputLen,
     MaxConcurrency,
-    Model,
+    MaxRequests,
+    Models,
     MoreGoodput,
     NumIters,
     NumItersWarmup,
@@ -35,12 +36,22 @@ from ellm.cli.bench.options import (
     OutputJson,
     OutputLen,
     Port,
+    RateScale,
     RequestRate,
+    ScaleLengths,
     Seed,
 )
 from ellm.cli.bench.statistics import parse_objectives, summarize
 from ellm.cli.bench.traces import read_trace
-from ellm.cli.bench.workload import WorkItem, arrivals, fixed_lengths, sharegpt_lengths, timed
+from ellm.cli.bench.workload import (
+    WorkItem,
+    arrivals,
+    fixed_lengths,
+    hastened,
+    in_turn,
+    sharegpt_lengths,
+    timed,
+)
 from ellm.cli.engine_options import takes_engine_args
 from ellm.cli.progress import counting_bar
 from ellm.cli.sampling_options import Temperature
@@ -103,14 +114,16 @@ def serve(
     base_url: BaseUrl = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    model: Model = None,
+    model: Models = None,
     endpoint: EndpointName = Endpoint.COMPLETIONS,
     api_key: ApiKey = None,
     dataset_name: DatasetName = Dataset.RANDOM,
     dataset_path: DatasetPath = None,
-    num_prompts: NumPrompts = 100,
+    num_prompts: MaxRequests = 100,
     input_len: InputLen = 128,
     output_len: OutputLen = 128,
+    scale_lengths: ScaleLengths = None,
+    rate_scale: RateScale = None,
     request_rate: RequestRate = None,
     burstiness: Burstiness = 1.0,
     max_concurrency: MaxConcurrency = None,
@@ -125,47 +138,83 @@ def serve(
     if more_goodput and not goodput:
         raise ConfigError(f"unexpected argument {more_goodput[0]!r}")
     objectives = parse_objectives([*(goodput or ()), *(more_goodput or ())])
-    items = _workload(dataset_name, dataset_path, num_prompts, input_len, output_len, seed)
-    items = _schedule(items, dataset_name, request_rate, burstiness, seed)
+    _check_scales(dataset_name, scale_lengths, rate_scale, request_rate)
+    lengths = (input_len, output_len)
+    items = _workload(dataset_name, dataset_path, num_prompts, lengths, scale_lengths or 1.0, seed)
+    items = _schedule(items, dataset_name, request_rate, rate_scale, burstiness, seed)
     if max_concurrency is not None and max_concurrency < 1:
         raise ConfigError(f"--max-concurrency must be at least 1, not {max_concurrency}")
 
     async def run() -> int:
         url = base_url or f"http://{host}:{port}"
-        name = model or await find_model(url, api_key)
-        target = Target(url, name, endpoint, ignore_eos, temperature, api_key)
+        names = tuple(model or [await find_model(url, api_key)])
+        target = Target(url, names, endpoint, ignore_eos, temperature, api_key)
         with counting_bar("requests", len(items)) as tick:
             outcomes, duration = await apply_load(target, items, max_concurrency, tick)
         summary = summarize(outcomes, duration, objectives)
         print("\n".join(report.lines(summary)))
         if output_json is not None:
-            run = {"model": name, "request_rate": request_rate, "seed": seed} | summary.as_json()
+            asked = {
+                "model": list(names),
+                "dataset": str(dataset_path or dataset_name.value),
+                "scale_lengths": scale_lengths,
+                "rate_scale": rate_scale,
+                "request_rate": request_rate,
+                "objectives": objectives,
+                "seed": seed,
+            }
             each = [asdict(outcome) for outcome in outcomes]
-            report.write_json(output_json, run | {"requests": each})
+            report.write_json(output_json, asked | summary.as_json() | {"requests": each})
         return 0 if summary.completed else 1
 
     return asyncio.run(run())
 
 
+def _check_scales(
+    dataset: Dataset, scale: float | None, rate_scale: float | None, rate: float | None
+) -> None:
+    for flag, value in (("--scale-lengths", scale), ("--rate-scale", rate_scale)):
+        if value is not None and dataset is not Dataset.TRACE:
+            raise ConfigError(f"{flag} changes a trace: give one with --dataset-name trace")
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{flag} must be above 0, not {value}")
+    if rate_scale is not None and rate is not None:
+        raise ConfigError(
+            "--rate-scale keeps a trace's own times and --request-rate replaces them: give one"
+        )
+
+
 def _workload(
-    dataset: Dataset, path: Path | None, count: int, input_len: int, output_len: int, seed: int
+    dataset: Dataset,
+    path: Path | None,
+    count: int,
+    lengths: tuple[int, int],
+    scale: float,
+    seed: int,
 ) -> list[WorkItem]:
-    if count < 1 or input_len < 1 or output_len < 1:
+    if count < 1 or min(lengths) < 1:
         raise ConfigError("--num-prompts, --input-len and --output-len must be at least 1")
     if (dataset is Dataset.TRACE) != (path is not None):
         raise ConfigError("--dataset-name trace and --dataset-path belong together")
     if path is not None:
-        return read_trace(path, count, seed)
+        return read_trace(path, count, seed, scale)
     if dataset is Dataset.SHAREGPT_LENGTHS:
-        return sharegpt_lengths(count, seed)
-    return fixed_lengths(count, input_len, output_len, seed)
+        return in_turn(sharegpt_lengths(count, seed))
+    return in_turn(fixed_lengths(count, *lengths, seed))
 
 
 def _schedule(
-    items: list[WorkItem], dataset: Dataset, rate: float | None, burstiness: float, seed: int
+    items: list[WorkItem],
+    dataset: Dataset,
+    rate: float | None,
+    rate_scale: float | None,
+    burstiness: float,
+    seed: int,
 ) -> list[WorkItem]:
+    if rate_scale is not None and not any(item.arrival for item in items):
+        raise ConfigError("this trace has no times to scale: give --request-rate instead")
     if rate is None and dataset is Dataset.TRACE:
-        return items
+        return hastened(items, rate_scale or 1.0)
     rate = math.inf if rate is None else rate
     if not rate > 0 or not burstiness > 0:
         raise ConfigError("--request-rate and --burstiness must be above 0")

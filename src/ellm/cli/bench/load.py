@@ -45,9 +45,9 @@ async def apply_load(
         await asyncio.sleep(max(start + item.arrival - time.perf_counter(), 0.0))
         due = time.perf_counter()
         async with slots:
-            queued = time.perf_counter() - due
+            sent = time.perf_counter()
             outcome = await ask(http, target, item)
-        outcome.queued = queued
+        outcome.sent, outcome.queued = sent - start, sent - due
         on_done()
         return outcome
 

@@ -30,6 +30,16 @@ BatchSize = Annotated[int, _count("--batch-size", "Prompts at once.")]
 NumIters = Annotated[int, _count("--num-iters", "Measured rounds.")]
 NumItersWarmup = Annotated[int, _count("--num-iters-warmup", "Unmeasured rounds.")]
 NumPrompts = Annotated[int, _count("--num-prompts", "Requests in all.")]
+MaxRequests = Annotated[
+    int,
+    typer.Option(
+        "--num-prompts",
+        "--max-requests",
+        parser=parse_count,
+        metavar="N",
+        help="Requests in all; of a trace the first so many.",
+    ),
+]
 OutputJson = Annotated[
     Path | None, typer.Option("--output-json", help="Write the figures to this file.")
 ]
@@ -39,8 +49,11 @@ BaseUrl = Annotated[
 ]
 Host = Annotated[str, typer.Option("--host", help="Server's address.")]
 Port = Annotated[int, typer.Option("--port", help="Server's port.")]
-Model = Annotated[
-    str | None, typer.Option("--model", help="Default the first that the server lists.")
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", help="Repeat it to spread the load; default the first that the server lists."
+    ),
 ]
 EndpointName = Annotated[Endpoint, typer.Option("--endpoint", help="Which dialect to speak.")]
 DatasetName = Annotated[
@@ -48,7 +61,15 @@ DatasetName = Annotated[
 ]
 DatasetPath = Annotated[
     Path | None,
-    typer.Option("--dataset-path", help="Trace: Azure or length CSV, or Mooncake JSONL."),
+    typer.Option("--dataset-path", help="Trace: Azure, Prism or length CSV, or Mooncake JSONL."),
+]
+ScaleLengths = Annotated[
+    float | None,
+    typer.Option("--scale-lengths", metavar="F", help="Multiply a trace's lengths by this."),
+]
+RateScale = Annotated[
+    float | None,
+    typer.Option("--rate-scale", metavar="F", help="Replay a trace so many times as fast."),
 ]
 RequestRate = Annotated[
     float | None,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ellm.cli.bench.statistics import Summary
+from ellm.cli.bench.statistics import Attainment, Summary
 
 _SPREADS = (
     ("ttft", "time to first token"),
@@ -29,8 +29,11 @@ def lines(summary: Summary) -> Iterator[str]:
     yield f"{'requests/s':<32}{summary.request_rate:>12.2f}"
     yield f"{'output tokens/s':<32}{summary.output_rate:>12.2f}"
     yield f"{'total tokens/s':<32}{summary.total_rate:>12.2f}"
-    if summary.goodput is not None:
-        yield f"{'goodput (requests/s)':<32}{summary.goodput:>12.2f}"
+    if summary.attainment is not None:
+        yield f"{'goodput (requests/s)':<32}{summary.attainment.goodput:>12.2f}"
+        for name, share in summary.attainment.shares.items():
+            what = "every objective" if name == "all" else name
+            yield f"{f'  met {what} (%)':<32}{1e2 * share:>12.1f}"
     yield ""
     yield f"{'milliseconds':<40}{'mean':>10}{'median':>10}{'p90':>10}{'p99':>10}"
     for name, title in _SPREADS:
@@ -39,6 +42,20 @@ def lines(summary: Summary) -> Iterator[str]:
             f"{value:>10.2f}" for value in (spread.mean, spread.median, spread.p90, spread.p99)
         )
         yield f"{name.upper() + ', ' + title:<40}{figures}"
+    if summary.per_model:
+        yield ""
+        yield from _per_model(summary.per_model)
+
+
+def _per_model(found: Mapping[str, Attainment]) -> Iterator[str]:
+    """A line for each; the share that met each objective is in percent."""
+    named = [name for name in next(iter(found.values())).shares if name != "all"]
+    titles = "".join(f"{f'{name} %':>10}" for name in ([*named, "all"] if named else ()))
+    yield f"{'model':<32}{'requests':>10}{'completed':>10}{titles}"
+    for model, its in found.items():
+        shares = [1e2 * its.shares[name] for name in ([*named, "all"] if named else ())]
+        figures = "".join(f"{share:>10.1f}" for share in shares)
+        yield f"{model:<32}{its.requests:>10}{its.completed:>10}{figures}"
 
 
 def write_json(path: Path, figures: Mapping[str, Any]) -> None:

@@ -41,11 +41,38 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """One load run.  Rates are per second of the whole run; `goodput` None means no objectives.
+class Attainment:
+    """How many of `requests` were served, and as soon as was wished.
 
-    Goodput counts the requests that met every objective (DistServe, Zhong et al. 2024).  `errors`
-    maps an HTTP status, 0 for none, or `stream` for a failure after the headers, to a count.
+    `goodput` is requests a second that met every objective (DistServe, Zhong et al. 2024); `shares`
+    of all requests (0 to 1) met the objective of that name, and `all` of them.  A request that
+    failed met none.
+    """
+
+    requests: int
+    completed: int
+    goodput: float
+    shares: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls, outcomes: Sequence[Outcome], duration: float, objectives: Mapping[str, float]
+    ) -> Attainment:
+        """Of at least one outcome."""
+        good = [outcome for outcome in outcomes if outcome.error is None]
+        each = {name: {name: limit} for name, limit in objectives.items()} | {"all": objectives}
+        met = {name: sum(meets(o, wished) for o in good) for name, wished in each.items()}
+        shares = {name: count / len(outcomes) for name, count in met.items()}
+        return cls(len(outcomes), len(good), met["all"] / duration, shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One load run.  Rates are per second of the whole run.
+
+    `attainment` None means no objectives; `per_model` has it for each model if there are several.
+    `errors` maps an HTTP status, 0 for none, or `stream` for a failure after the headers, to a
+    count.
     """
 
     completed: int
@@ -56,7 +83,8 @@ class Summary:
     request_rate: float
     output_rate: float
     total_rate: float
-    goodput: float | None
+    attainment: Attainment | None
+    per_model: Mapping[str, Attainment]
     ttft: Spread
     tpot: Spread
     itl: Spread
@@ -64,8 +92,12 @@ class Summary:
     queued: Spread
     errors: Mapping[str, int]
 
+    @property
+    def goodput(self) -> float | None:
+        return None if self.attainment is None else self.attainment.goodput
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"goodput": self.goodput}
 
 
 def parse_objectives(texts: Sequence[str]) -> dict[str, float]:
@@ -101,7 +133,11 @@ def summarize(
     bad = [outcome for outcome in outcomes if outcome.error is not None]
     prompt = sum(outcome.prompt_tokens for outcome in good)
     output = sum(outcome.output_tokens for outcome in good)
-    kept = sum(meets(outcome, objectives) for outcome in good)
+    models = sorted({outcome.model for outcome in outcomes})
+    shares = {
+        model: Attainment.of([o for o in outcomes if o.model == model], duration, objectives)
+        for model in (models if len(models) > 1 else ())
+    }
     return Summary(
         completed=len(good),
         failed=len(bad),
@@ -111,7 +147,8 @@ def summarize(
         request_rate=len(good) / duration,
         output_rate=output / duration,
         total_rate=(prompt + output) / duration,
-        goodput=kept / duration if objectives else None,
+        attainment=Attainment.of(outcomes, duration, objectives) if objectives else None,
+        per_model=shares,
         ttft=Spread.of([outcome.ttft for outcome in good]),
         tpot=Spread.of([o.tpot for o in good if o.tpot is not None]),
         itl=Spread.of([gap for outcome in good for gap in outcome.gaps]),

@@ -23,11 +23,15 @@ _SHAREGPT_LIMIT = 1024
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """Token ids, tokens to generate, and seconds after the start at which to send it."""
+    """Token ids, tokens to generate, and seconds after the start at which to send it.
+
+    `model` is the number of the model to ask, modulo how many there are.
+    """
 
     prompt: tuple[int, ...]
     output_len: int
     arrival: float = 0.0
+    model: int = 0
 
     @property
     def text(self) -> str:
@@ -72,6 +76,16 @@ def arrivals(count: int, rate: float, burstiness: float, rng: random.Random) -> 
         yield now
         if math.isfinite(rate):
             now += rng.gammavariate(burstiness, 1.0 / (rate * burstiness))
+
+
+def in_turn(items: Sequence[WorkItem]) -> list[WorkItem]:
+    """The same requests, each to the model after the one before."""
+    return [replace(item, model=number) for number, item in enumerate(items)]
+
+
+def hastened(items: Sequence[WorkItem], factor: float) -> list[WorkItem]:
+    """The same requests, `factor` times as many a second."""
+    return [replace(item, arrival=item.arrival / factor) for item in items]
 
 
 def timed(items: Sequence[WorkItem], times: Iterable[float]) -> list[WorkItem]:

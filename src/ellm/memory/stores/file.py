@@ -33,12 +33,12 @@ _log = logging.getLogger("ellm.memory")
 class FileStore:
     """At most `capacity` bytes of disk in `directory`; None takes the system's for such files.
 
-    `access` provides the staging buffers, of `step_bytes` each way.  Raises ConfigError where no
-    file can be made.
+    `access` provides the staging buffers, of `step_bytes` each way: large, because each step costs
+    a few turns of waiting for the interpreter while it is busy.  Raises ConfigError where no file
+    can be made.
     """
 
     name = "disk"
-    bandwidth = 1e9
 
     def __init__(
         self,
@@ -46,14 +46,16 @@ class FileStore:
         access: Access,
         directory: str | None = None,
         *,
-        piece_bytes: int = 64 * KIB,
-        step_bytes: int = 2 * MIB,
+        piece_bytes: int = 256 * KIB,
+        step_bytes: int = 4 * MIB,
+        bandwidth: float = 1e9,
         disk: Disk | None = None,
     ) -> None:
         assert piece_bytes % _ALIGN == 0, piece_bytes
         assert step_bytes % piece_bytes == 0, (step_bytes, piece_bytes)
         self.piece_bytes = piece_bytes
         self.pieces = capacity // piece_bytes
+        self.bandwidth = bandwidth
         self._access = access
         self._disk = Disk() if disk is None else disk
         self._step_bytes = step_bytes

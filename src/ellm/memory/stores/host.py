@@ -21,7 +21,6 @@ class HostStore:
     """
 
     name = "host memory"
-    bandwidth = 10e9
 
     def __init__(
         self,
@@ -30,10 +29,12 @@ class HostStore:
         *,
         piece_bytes: int = 64 * KIB,
         slab_bytes: int = 64 * MIB,
+        bandwidth: float = 10e9,
     ) -> None:
         assert slab_bytes % piece_bytes == 0, (slab_bytes, piece_bytes)
         self.piece_bytes = piece_bytes
         self.pieces = capacity // piece_bytes
+        self.bandwidth = bandwidth
         self._access = access
         self._slab_pieces = max(1, min(slab_bytes // piece_bytes, self.pieces))
         self._slabs: dict[int, HostBuffer] = {}

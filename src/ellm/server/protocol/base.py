@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ellm.core.errors import RequestError
+from ellm.core.objectives import Objectives
 from ellm.core.sampling import SamplingParams
+from ellm.server.backend import Terms
 
 # Features that would change the answer, with the values that ask for nothing.
 _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "allowed_token_ids": (None, []),
     "audio": (None,),
     "bad_words": (None, []),
-    "cache_salt": (None,),
     "documents": (None, []),
     "early_stopping": (None, False),
     "function_call": (None, "none", "auto"),
@@ -63,8 +64,15 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None
 
 
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class SamplingBody(Body):
-    """How to continue, and what to report.  Ranges are checked by `SamplingParams`."""
+    """How to continue, and what to report.  Ranges are checked by `SamplingParams`.
+
+    `ttft_slo_ms` and `tpot_slo_ms` are this request's objectives for the time to its first token
+    and the mean time between those that follow.
+    """
 
     model: str | None = None
     n: int | None = None
@@ -91,6 +99,9 @@ class SamplingBody(Body):
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None
     priority: int | None = None
+    ttft_slo_ms: Milliseconds | None = None
+    tpot_slo_ms: Milliseconds | None = None
+    cache_salt: Annotated[str, Field(min_length=1)] | None = None
     request_id: str | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
@@ -110,6 +121,18 @@ class SamplingBody(Body):
         return SamplingParams(
             **given, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs
         )
+
+    def terms(self) -> Terms:
+        """How this request is to be treated beside others."""
+        terms = Terms()
+        if self.priority is not None:
+            terms["priority"] = self.priority
+        ttft, tpot = (ms and ms / 1e3 for ms in (self.ttft_slo_ms, self.tpot_slo_ms))
+        if ttft or tpot:
+            terms["objectives"] = Objectives(ttft=ttft, tpot=tpot)
+        if self.cache_salt is not None:
+            terms["cache_salt"] = self.cache_salt
+        return terms
 
     def keep_last(self, context: int) -> int | None:
         """Most prompt tokens to keep, None for all; asked as -1 it leaves room for the answer."""

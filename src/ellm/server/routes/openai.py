@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ellm.core.errors import RequestError
+from ellm.server.backend import Backend
 from ellm.server.chat import ChatAnswer
 from ellm.server.completions import CompletionAnswer
 from ellm.server.protocol.chat import ChatCompletion, ChatRequest
 from ellm.server.protocol.completions import Completion, CompletionRequest
-from ellm.server.protocol.models import ErrorBody, ModelCard, ModelList
+from ellm.server.protocol.models import ErrorBody
 from ellm.server.request_log import LONGEST_ID
 from ellm.server.service import Service, Ticket
 from ellm.server.sse import EventStream
@@ -22,7 +23,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "The API key is missing or wrong."},
     404: {"model": ErrorBody, "description": "No such model."},
     413: {"model": ErrorBody, "description": "The body is too large."},
-    503: {"model": ErrorBody, "description": "Too many requests wait, or the server is stopping."},
+    503: {
+        "model": ErrorBody,
+        "description": "Not now: the queue is full, or a model is not ready.",
+    },
 }
 _STREAMED = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
@@ -32,8 +36,9 @@ def openai_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: _STREAMED})
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
-        ticket = _ticket(service, "chatcmpl", body, request)
-        answer = ChatAnswer(service, body, body.params(), ticket)
+        ticket, llm = _ticket(service, "chatcmpl", body, request)
+        trust = service.settings.trust_request_chat_template
+        answer = ChatAnswer(llm, body, body.params(), ticket, trust)
         if body.stream:
             return EventStream(answer.events(), service.inflight)
         whole = await service.inflight.run(request.receive, answer.whole())
@@ -41,39 +46,25 @@ def openai_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/completions", response_model=Completion, responses={200: _STREAMED})
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
-        ticket = _ticket(service, "cmpl", body, request)
-        answer = CompletionAnswer(service, body, body.params(), ticket)
+        ticket, llm = _ticket(service, "cmpl", body, request)
+        answer = CompletionAnswer(llm, body, body.params(), ticket)
         if body.stream:
             return EventStream(answer.events(), service.inflight)
         whole = await service.inflight.run(request.receive, answer.whole())
         return _json(whole.model_dump_json(exclude_unset=True))
-
-    @router.get("/v1/models")
-    async def list_models() -> ModelList:
-        return ModelList(data=[_card(service, name) for name in service.model_names])
-
-    @router.get("/v1/models/{name:path}")
-    async def retrieve_model(name: str) -> ModelCard:
-        return _card(service, service.model_name(name))
 
     return router
 
 
 def _ticket(
     service: Service, prefix: str, body: ChatRequest | CompletionRequest, request: Request
-) -> Ticket:
+) -> tuple[Ticket, Backend]:
     name = body.request_id or request.state.request_id
     if not name.isprintable() or len(name) > LONGEST_ID:
         reason = f"request_id must be at most {LONGEST_ID} printable characters"
         raise RequestError(reason, "request_id")
-    return Ticket(f"{prefix}-{name}", service.model_name(body.model))
-
-
-def _card(service: Service, name: str) -> ModelCard:
-    llm = service.llm
-    return ModelCard(
-        id=name, created=service.started, root=llm.model_name, max_model_len=llm.max_model_len
-    )
+    model, llm = service.route(body.model)
+    return Ticket(f"{prefix}-{name}", model), llm
 
 
 def _json(body: str) -> Response:

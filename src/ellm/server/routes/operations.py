@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,8 +10,9 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 import ellm
+from ellm.obs.models import ModelState
 from ellm.server.inflight import stopping
-from ellm.server.metrics import Metrics
+from ellm.server.metrics import CONTENT_TYPE, Metrics
 from ellm.server.protocol.models import ErrorBody
 from ellm.server.service import Service
 
@@ -34,7 +36,7 @@ def operation_routes(service: Service) -> APIRouter:
 
     @router.get("/health", response_class=Response, responses=unwell)
     async def health() -> Response:
-        """200 after a round trip to the step loop."""
+        """200 after a round trip to every model's step loop."""
         await _check_health(service)
         return Response()
 
@@ -58,9 +60,8 @@ def operation_routes(service: Service) -> APIRouter:
         return Load(server_load=len(service.inflight))
 
     async def scrape(request: Request) -> Response:
-        """Prometheus text, or OpenMetrics where asked for."""
-        body, content_type = metrics.expose(request.headers.get("accept", ""))
-        return Response(body, headers={"content-type": content_type})
+        """Prometheus text."""
+        return Response(metrics.expose(), headers={"content-type": CONTENT_TYPE})
 
     async def welcome(request: Request) -> Response:
         """What this is and where to look next."""
@@ -70,7 +71,7 @@ def operation_routes(service: Service) -> APIRouter:
             {
                 "name": "eLLM",
                 "version": ellm.__version__,
-                "models": service.model_names,
+                "models": [info.name for info in service.models],
                 "endpoints": [*described, "GET /metrics", "GET /openapi.json"],
             }
         )
@@ -84,4 +85,6 @@ def operation_routes(service: Service) -> APIRouter:
 async def _check_health(service: Service) -> None:
     if service.inflight.draining:
         raise stopping()
-    await service.llm.health(service.settings.health_timeout)
+    timeout = service.settings.health_timeout
+    ready = [info.name for info in service.fleet.models if info.state is not ModelState.LOADING]
+    await asyncio.gather(*(service.fleet.backend(name).health(timeout) for name in ready))
