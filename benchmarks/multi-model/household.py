@@ -12,7 +12,6 @@ from ellm.core.errors import BudgetError
 from ellm.core.units import KIB, MIB
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
-
 from harness.random_llama import RandomLlama
 
 TRACE = Path(__file__).resolve().parent / "trace.csv"

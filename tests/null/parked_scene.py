@@ -23,7 +23,7 @@ from ellm.core.config import ElasticPart, MemoryConfig, MemoryMode, SchedulerCon
 from ellm.core.executor import Ferry
 from ellm.core.layers import KvArena, LayerSpec
 from ellm.core.objectives import Objectives
-from ellm.core.plan import SequenceStep, StepPlan, StepShape
+from ellm.core.plan import SequenceStep, StepPlan
 from ellm.core.request import Request
 from ellm.core.result import StepResult
 from ellm.core.sampling import SamplingParams
@@ -144,7 +144,11 @@ class WritingExecutor(SimExecutor):
             found = self._driver.copy_out(base, (last - first) * width)
             meant = bytes(rows[done * width : (done + last - first) * width])
             if found != meant:
-                wrong = [t for t in range(last - first) if found[t * width :][:width] != meant[t * width :][:width]]
+                wrong = [
+                    t
+                    for t in range(last - first)
+                    if found[t * width :][:width] != meant[t * width :][:width]
+                ]
                 raise AssertionError(f"{step.seq_id}: group {group}, tokens {wrong} after {done}")
             done += last - first
 
@@ -211,7 +215,9 @@ class ParkedBench:
         self.stores: list[FaultyStore] = []
         self.tiers = self._tiers(tier)
         pinned = len(layers) // layers_per_group * chunk
-        with patch.object(assembly, "choose_geometry", partial(choose_geometry, most_pinned=pinned)):
+        with patch.object(
+            assembly, "choose_geometry", partial(choose_geometry, most_pinned=pinned)
+        ):
             self.memory = assembly.assemble_memory(
                 self.pool, layers, memory, limits, tiers=self.tiers
             )
@@ -311,7 +317,9 @@ class ParkedBench:
                     assert got == meant[: len(got)], (name, index)
                 else:
                     assert got == meant, (name, index)
-                assert self.ended[name, index] in (("length", "abort") if name in self.gone else ("length",))
+                assert self.ended[name, index] in (
+                    ("length", "abort") if name in self.gone else ("length",)
+                )
         self.engine.check()
 
     def end(self) -> None:
