@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.random_llama import RandomLlama
+
 from ellm.cli.bench.traces import read_trace
 from ellm.cli.bench.workload import WorkItem, hastened
 from ellm.core.errors import BudgetError
 from ellm.core.units import KIB, MIB
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
-
-from harness.random_llama import RandomLlama
 
 TRACE = Path(__file__).resolve().parent / "trace.csv"
 MODELS = 27

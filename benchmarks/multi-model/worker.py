@@ -16,13 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from harness.worker import Json, serve
+from household import name_of, workload
+
 from ellm.cli.bench.workload import WorkItem
 from ellm.core.sampling import SamplingParams
 from ellm.llm.args import EngineArgs
 from ellm.llm.fleet import AsyncFleet
 from ellm.obs.models import ModelState
-from harness.worker import Json, serve
-from household import name_of, workload
 
 SAMPLE_SECONDS = 0.5
 # How long to wait for the last answers after the last request: beyond it, something hangs.
