@@ -60,6 +60,7 @@ def figures(
             for model, own in zip(models, of_model, strict=True)
             if own
         },
+        "requests_of": {str(model): len(own) for model, own in zip(models, of_model, strict=True)},
         "goodput": attainment * len(requests) / seconds,
         **_spread("ttft", [request["ttft"] for request in served]),
         **_spread("tpot", [request["tpot"] for request in served]),

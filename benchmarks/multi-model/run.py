@@ -38,19 +38,20 @@ SERIES_POINTS = 100
 def main() -> None:
     options = parser(__doc__ or "", HERE, [arm.name for arm in ARMS], rounds=3)
     options.add_argument("--speeds", type=_numbers, default=SPEEDS, help="comma-separated")
+    options.add_argument("--requests", type=int, default=REQUESTS, help="of the trace")
     options.add_argument("--share", type=float, default=1.0, help="times the smallest share")
     options.set_defaults(threads=1)
     asked = options.parse_args()
     if asked.quick:
-        asked.speeds = (8.0,)
-    count, each, pause = (60, 1, 5.0) if asked.quick else (REQUESTS, ALONE, WAIT_SECONDS)
+        asked.speeds, asked.requests = (8.0,), 60
+    each, pause = (1, 1.0) if asked.quick else (ALONE, WAIT_SECONDS)
     share = int(asked.share * smallest_share(asked.threads))
     shared: dict[str, Any] = {"memory": MODELS * share, "threads": asked.threads}
     solo = measure_alone(shared, asked.seed, each)
     arms = {arm.name: arm for arm in ARMS}
     trials = []
     for number, (speed, name) in alternate(asked.rounds, list(product(asked.speeds, asked.arms))):
-        question = {"seed": asked.seed + number, "speed": speed, "count": count}
+        question = {"seed": asked.seed + number, "speed": speed, "count": asked.requests}
         trial = {"round": number, "arm": name, "speed": speed}
         trial |= replay(arms[name], shared, solo, question, pause, series=not number)
         trials.append(trial)

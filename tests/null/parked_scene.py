@@ -102,7 +102,9 @@ class WritingExecutor(SimExecutor):
     """
 
     def __init__(self, clock: VirtualClock, driver: FaultyDriver, keeps: bool) -> None:
-        super().__init__(clock, VOCAB, lambda load: 0.0, bytes_per_token=256, bytes_per_row=256, layers=4)
+        super().__init__(
+            clock, VOCAB, lambda load: 0.0, bytes_per_token=256, bytes_per_row=256, layers=4
+        )
         self._driver = driver
         self._keeps = keeps
         self._texts: dict[int, Text] = {}
