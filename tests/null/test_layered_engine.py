@@ -162,3 +162,55 @@ def test_residents_go_below_one_by_one_and_everything_comes_back(data: st.DataOb
     if not lost and ride.layers.where(7) is not Whereabouts.LOST and ride.return_():
         assert ride.step(1)
     ride.end()
+
+
+def test_what_a_step_counts_on_stays_while_others_ask_for_memory() -> None:
+    bench = bench_of(chunks=40)
+    ride = Ride(bench, 4)
+    assert ride.step(20)
+    table = ride.kv.reserve(7, 21, 0)
+    assert table is not None
+    held = bench.pool.held("kv")
+    assert bench.memory.balloon.idle_at(Cost.LEAVING) == 0
+    assert ride.layers.release(3) == 0
+    assert bench.pool.held("kv") == held
+    ride.kv.begin(bench.clock.now())
+    assert ride.layers.release(3) == 3, "the step was not to be"
+    assert ride.step(1)
+    ride.end()
+
+
+def test_what_is_resident_does_not_go_below_to_make_room_for_its_own_return() -> None:
+    bench = bench_of(chunks=40)
+    ride = Ride(bench, 4)
+    assert ride.step(40)
+    bench.pool.resize(12)
+    assert not ride.kv.fetch(7, 0, gentle=False), "sixteen chunks are more than there are"
+    assert bench.pool.held("kv") == 8, "the four that are resident have two each"
+    assert ride.step(1)
+    bench.pool.resize(16)
+    assert ride.return_()
+    ride.end()
+
+
+def test_one_alone_goes_on_layer_by_layer_when_its_rows_are_more_than_there_is() -> None:
+    """The first takes sixteen of 36 chunks, a step of both nine, and the second 24."""
+    bench = bench_of(chunks=36)
+    bench.submit([1] * 60, 30)
+    bench.submit([2] * 66, 20)
+    bench.step()
+    assert list(bench.layered or ()) == [1]
+    assert len(bench.tokens["r1", 0]) == 1, "its first token is out"
+    bench.step()
+    assert bench.engine.snapshot().running == 1, "it waits until all its rows fit"
+    bench.abort("r0")
+    bench.pool.resize(22)
+    for count in range(2, 8):
+        bench.step()
+        assert bench.engine.obstacle is None
+        assert len(bench.tokens["r1", 0]) == count
+        assert bench.memory.kv.is_layered(1)
+    bench.pool.resize(bench.most)
+    bench.drain()
+    assert bench.engine.stats.preemptions == 0
+    bench.end()

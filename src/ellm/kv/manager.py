@@ -82,7 +82,7 @@ class KvManager(Generic[Holding]):
         """A step is about to be planned at `now`, in seconds."""
         self.room.touch(now)
         if self._below is not None:
-            self._below.lot.settle()
+            self._below.begin()
 
     def gathers(self, tokens: int) -> bool:
         """Whether KV of that many tokens may lie in more than one run of rows."""
