@@ -112,6 +112,14 @@ class KeptPrefixes(Generic[Holding]):
             return self._begin_copy(kept)
         return False
 
+    def wait(self) -> bool:
+        """Return when the copy that is on its way has ended; False if there is none."""
+        moving = next((kept.block for kept in self._kept.values() if kept.is_moving), None)
+        if moving is None or self._tiers is None:
+            return False
+        self._tiers.wait(moving)
+        return True
+
     def _begin_copy(self, kept: Kept[Holding]) -> bool:
         """Whether a copy of its rows is on its way; older ones below make room for it."""
         if self._tiers is None or kept.holding is None:

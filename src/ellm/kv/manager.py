@@ -82,7 +82,7 @@ class KvManager(Generic[Holding]):
         """A step is about to be planned at `now`, in seconds."""
         self.room.touch(now)
         if self._below is not None:
-            self._below.lot.settle()
+            self._below.begin()
 
     def gathers(self, tokens: int) -> bool:
         """Whether KV of that many tokens may lie in more than one run of rows."""
@@ -289,7 +289,9 @@ class KvManager(Generic[Holding]):
 
     def wait(self) -> bool:
         """Return when something has moved below or back; False if nothing was moving."""
-        return self._below is not None and self._below.wait()
+        if self._below is not None and self._below.wait():
+            return True
+        return self.kept is not None and self.kept.wait()
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
