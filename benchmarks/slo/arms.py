@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from settings import Setting
+
 from ellm.core.config import MemoryConfig, MemoryMode, SchedulerConfig, SchedulingPolicy
 from ellm.core.objectives import Objectives
-from settings import Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

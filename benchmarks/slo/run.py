@@ -14,13 +14,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from arms import ARMS
 from compared import table
-from harness.options import parser
-from harness.results import Trial, append
-from harness.worker import Worker
 from served import Served, figures
 from settings import SETTINGS, SMALL, Setting
 from simulated import Simulation
 from workload import Item, shapes
+
+from harness.options import parser
+from harness.results import Trial, append
+from harness.worker import Worker
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("TRACES_HOME", Path.home() / ".cache/traces"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workload import Item
+
 from ellm.cli.bench.statistics import percentile
 from ellm.core.layers import LayerSpec
 from ellm.core.load import StepLoad
@@ -13,7 +15,6 @@ from ellm.core.units import GIB, KIB, MIB
 from ellm.scheduling.cost import Coefficients
 from ellm.sim.replay import SimModel
 from harness.random_llama import RandomLlama
-from workload import Item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arms import Arm
+from served import Served
+from settings import Setting
+from workload import Item
+
 from ellm.core.objectives import Objectives
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.sim.clock import VirtualClock
 from ellm.sim.replay import simulated_engine
-from served import Served
-from settings import Setting
-from workload import Item
 
 
 class Simulation:

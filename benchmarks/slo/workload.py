@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,5 +57,3 @@ def spread(times: Sequence[float]) -> list[float]:
         even.append(time + (ends[time] - time) * seen[time] / counts[time])
         seen[time] += 1
     return even
-
-

@@ -93,6 +93,7 @@ class Engine:
         self._sequences: dict[int, Sequence] = {}
         self._news: list[SequenceOutput] = []
         self._stalled = False
+        self._latest: float | None = None
 
     @property
     def has_work(self) -> bool:
@@ -113,6 +114,15 @@ class Engine:
         if not self._stalled:
             return None
         return self._memory.pool.refusal or DriverError("no memory for a single step")
+
+    @property
+    def latest_step(self) -> float:
+        """When the next step must begin to keep every objective that can be kept, as of the last
+        step or request.  Infinite if none depends on it.
+        """
+        if self._latest is None:
+            self._latest = self._policy.latest_step(self._sequences.values(), self.clock.now())
+        return self._latest
 
     @property
     def num_waiting(self) -> int:
@@ -141,6 +151,7 @@ class Engine:
 
     def enqueue(self, request: Request) -> None:
         """Queue a request that `check_request` has let in."""
+        self._latest = None
         seed = request.params.seed
         seed = self._random.getrandbits(SEED_BITS) if seed is None else seed
         sequences: list[Sequence] = []
@@ -164,6 +175,7 @@ class Engine:
         self._cut(request_id, index, FinishReason.STOP)
 
     def _cut(self, request_id: str, index: int | None, reason: FinishReason) -> None:
+        self._latest = None
         for sequence in list(self._requests.get(request_id, ())):
             if index is None or sequence.index == index:
                 self._end(sequence, reason)
@@ -172,6 +184,7 @@ class Engine:
     def step(self) -> list[SequenceOutput]:
         """Run one step if anything can run, and report what happened since the last call."""
         news, self._news = self._news, []
+        self._latest = None
         self._keeper.tidy(self._scheduler.running)
         with self._keeper.critical():
             plan = self._plan()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
 
@@ -33,6 +34,9 @@ class FcfsPolicy:
         most: int,
     ) -> int:
         return min(most, max(0, self._stall_tokens - load.tokens)) if decoding else most
+
+    def latest_step(self, sequences: Collection[Sequence], now: float) -> float:
+        return math.inf
 
     def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
         return True

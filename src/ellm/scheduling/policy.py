@@ -40,6 +40,13 @@ class Policy(Protocol):
         """
         ...
 
+    def latest_step(self, sequences: Collection[Sequence], now: float) -> float:
+        """When the next step must begin to keep every objective of these that can be kept.
+
+        Infinite if none depends on it.
+        """
+        ...
+
     def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
         """Whether a prompt whose KV takes `kv_bytes` may start while so many bytes lie below."""
         ...

@@ -212,6 +212,21 @@ class SloPolicy:
         likely = min(self._mean_output, sequence.request.max_tokens) - sequence.num_output
         return first + tpot * (sequence.num_output - 1) + (tpot - pace) * max(likely, 1.0) / 2
 
+    def latest_step(self, sequences: Collection[Sequence], now: float) -> float:
+        pace = self._cost.predict(self._beside)
+        return min((self._run_by(each, pace, now) for each in sequences), default=math.inf)
+
+    def _run_by(self, sequence: Sequence, pace: float, now: float) -> float:
+        """When a sequence must be in a step; infinite if it has nothing left to lose."""
+        by = self._deadline(sequence)
+        if sequence.first_token is None:
+            by -= self.prefill_seconds(sequence)
+            return by if now <= by else math.inf
+        progress = self.progress(sequence, now)
+        if progress is None or sequence.first_token > by:
+            return math.inf
+        return now + progress.allowed_delay(pace)
+
     def due(self, sequence: Sequence) -> float:
         """When a waiting sequence must run, for its first token's sake or its pace's."""
         return self._parked.get(sequence.seq_id, self._deadline(sequence))

@@ -38,7 +38,7 @@ class SimModel:
     weight_bytes: int = 64 * KIB
     layers: Sequence[LayerSpec] = field(default=(LayerSpec(2, 8, 2),) * 4)
     vocab_size: int = 1000
-    cost: Coefficients = Coefficients(token=0, attention=0, kv_token=0, sequence=0, step=0.01)
+    cost: Coefficients = field(default=Coefficients(0, 0, 0, 0, step=0.01))
     activation_bytes_per_token: int = 1 * KIB
     activation_bytes_per_row: int = 1 * KIB
     tier_bandwidth: float = 1e9
