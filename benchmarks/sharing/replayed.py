@@ -66,9 +66,7 @@ def replay(
             assert clock.now() > before or not engine.has_work, "nothing moves any more"
     stats = engine.stats
     total = sum(turn.prompt for turn in turns)
-    return Replayed(
-        stats.cached_tokens / total, stats.fetched_tokens / total, stats.preemptions
-    )
+    return Replayed(stats.cached_tokens / total, stats.fetched_tokens / total, stats.preemptions)
 
 
 def _request(number: int, turn: Turn) -> Request:
