@@ -29,7 +29,7 @@ from ellm.memory.balloon import Cost
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout; `kept` is None without prefix caching."""
+    """The KV of every sequence by its id, over one layout; `kept` is None without such a cache."""
 
     def __init__(
         self,
