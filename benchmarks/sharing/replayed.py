@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blocks import Turn
+
 from ellm.core.config import KvLayout, MemoryConfig, SchedulerConfig
 from ellm.core.layers import LayerSpec
 from ellm.core.request import Request
