@@ -99,6 +99,7 @@ def test_whatever_goes_below_every_byte_and_every_token_is_right(
         for _ in range(data.draw(st.integers(0, 6))):
             bench.step()
     bench.drain(refused=refused)
+    bench.driver.arm("", 0)
     bench.end()
 
 
