@@ -216,7 +216,7 @@ class ParkedBench:
     ) -> None:
         chunk = memory.chunk_bytes or 4 * KIB
         self.driver = FaultyDriver(NullDriver(budget, chunk))
-        unmaps = DeferredUnmaps(self.driver) if memory.uses(ElasticPart.DEFER) else None
+        unmaps = DeferredUnmaps(self.driver, at_once=not memory.uses(ElasticPart.DEFER))
         self.pool = ChunkPool(self.driver, budget, unmaps)
         self.clock = VirtualClock()
         self.stores: list[FaultyStore] = []

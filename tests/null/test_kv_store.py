@@ -40,7 +40,7 @@ def store_of(
 
 def pool_of(chunks: int, deferred: bool = False) -> ChunkPool:
     driver = FaultyDriver(NullDriver(chunks * CHUNK, CHUNK))
-    return ChunkPool(driver, chunks * CHUNK, DeferredUnmaps(driver) if deferred else None)
+    return ChunkPool(driver, chunks * CHUNK, DeferredUnmaps(driver, at_once=not deferred))
 
 
 def row_content(label: int, token: int, layer: int) -> bytes:

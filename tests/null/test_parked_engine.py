@@ -20,6 +20,7 @@ from ellm.core.units import KIB
 from ellm.scheduling.slo import SloPolicy
 
 left_out = st.sets(st.sampled_from(list(ElasticPart)), max_size=2)
+FAULTS = ("create", "map", "unmap", "destroy", "copy")
 seconds = st.sampled_from([None, 0.01, 0.05, 0.3, 2.0])
 sizes = st.sampled_from([1, 30, 100, 100, 300, 300, 2000])
 
@@ -94,12 +95,11 @@ def test_whatever_goes_below_every_byte_and_every_token_is_right(
             data.draw(st.sampled_from(bench.stores)).arm(what, data.draw(st.integers(1, 3)))
         elif what == "refuse":
             refused = True
-            bench.driver.arm(
-                data.draw(st.sampled_from(["create", "map"])), data.draw(st.integers(1, 3))
-            )
+            bench.driver.arm(data.draw(st.sampled_from(FAULTS)), data.draw(st.integers(1, 3)))
         for _ in range(data.draw(st.integers(0, 6))):
             bench.step()
     bench.drain(refused=refused)
+    bench.driver.arm("", 0)
     bench.end()
 
 

@@ -57,11 +57,10 @@ class Housekeeper:
 
     def _unmap(self, wait: bool) -> None:
         pool = self._memory.pool
-        if pool.unmaps is not None:
-            try:
-                pool.unmaps.flush(wait)
-            except DriverError as refusal:  # what is left goes on waiting
-                pool.refusal = refusal
+        try:
+            pool.unmaps.flush(wait)
+        except DriverError as refusal:  # what is left goes on waiting
+            pool.refusal = refusal
 
     @contextmanager
     def critical(self) -> Iterator[None]:

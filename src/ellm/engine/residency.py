@@ -72,7 +72,7 @@ class IdleModel:
     def __init__(self, model: Model, residency: Residency) -> None:
         self._model = model
         self._residency = residency
-        self.group = model.name
+        self.group, self.owner = model.name, ""
 
     @property
     def used(self) -> float:

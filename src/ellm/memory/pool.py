@@ -28,12 +28,12 @@ class ChunkPool:
 
     A chunk has one owner, who is charged for it once, and one holder for each range it is mapped
     in.  `refusal` is the machine's last reason for not giving a chunk that the budget allows, or
-    not taking one back.  `unmaps` puts unmapping off to a safe point; None unmaps at once.
+    not taking one back.  `unmaps` puts unmapping off to a safe point; None makes one that does not.
     """
 
     def __init__(self, driver: Driver, budget: int, unmaps: DeferredUnmaps | None = None) -> None:
         self.driver = driver
-        self.unmaps = unmaps
+        self.unmaps = DeferredUnmaps(driver, at_once=True) if unmaps is None else unmaps
         self.chunk_bytes = driver.chunk_bytes
         total = budget // driver.chunk_bytes
         if total < 1:
@@ -150,8 +150,7 @@ class ChunkPool:
         """Give warm chunks back until there are at most `most`; how many that were."""
         if self.warm <= most:
             return 0
-        if self.unmaps is not None:
-            self.unmaps.flush()
+        self.unmaps.flush()
         chunks = [Chunk(number) for number in self._warm.take(self.warm - most)]
         try:
             self.driver.destroy(chunks)

@@ -65,7 +65,7 @@ class SimHouse:
         """`machine` bytes are what there really is, if that is more or less than the budget."""
         budget = memory.budget or 64 * MIB
         driver = NullDriver(machine, memory.chunk_bytes or 64 * KIB)
-        unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+        unmaps = DeferredUnmaps(driver, at_once=not memory.uses(ElasticPart.DEFER))
         pool = ChunkPool(driver, budget, unmaps)
         tiers = None
         if memory.offload_bytes:
