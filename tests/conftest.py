@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, settings
 # One thread: with two on a busy machine, every parallel region waits for the other's time slice,
 # and a suite of minutes takes an hour.  Set before torch reads it; servers in children inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+# What engines learn about their step times stays out of the user's cache.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ellm-test-cache-")
 
 TIERS = ("null", "cpu", "gpu", "e2e")
 

@@ -9,12 +9,13 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from shapes import OUTPUT, QUICK, SHAPES, Shape
+
 from harness.arm import Arm
 from harness.options import parser
 from harness.results import Run, Trial, append, medians, ratios
 from harness.rounds import alternate
 from harness.worker import Worker
-from shapes import OUTPUT, QUICK, SHAPES, Shape
 
 HERE = Path(__file__).resolve().parent
 MOST_SEQUENCES = 128

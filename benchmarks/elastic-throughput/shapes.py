@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.random_llama import RandomLlama
-
 from ellm.core.units import MIB
+from harness.random_llama import RandomLlama
 
 CONTEXT = 32_768
 OUTPUT = 256

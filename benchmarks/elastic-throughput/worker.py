@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 
-from harness.worker import Json, serve
 from skipped import SkippedPrefill, SkippingClock, Work
 
 from ellm.core.request import Request
@@ -25,6 +24,7 @@ from ellm.core.sampling import SamplingParams
 from ellm.engine.engine import Engine
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
+from harness.worker import Json, serve
 
 # So many decoding steps in a row without a prompt: nobody else fits.
 SETTLED = 4

@@ -15,9 +15,6 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from beds import Bed
-from harness.options import parser
-from harness.results import Run, append, medians, ratios
-from harness.rounds import alternate
 
 from ellm.core.layers import LayerSpec
 from ellm.core.plan import StepShape
@@ -26,6 +23,9 @@ from ellm.kernels.ops import Dims, Segment
 from ellm.kernels.reference import ReferenceOps
 from ellm.kv.geometry import choose_geometry
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
+from harness.options import parser
+from harness.results import Run, append, medians, ratios
+from harness.rounds import alternate
 
 HERE = Path(__file__).resolve().parent
 HEADS, KV_HEADS, WIDTH, LAYERS = 16, 4, 64, 2

@@ -13,14 +13,14 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import driver_calls
+
+from ellm.core.units import format_bytes
 from harness.arm import Arm
 from harness.options import parser
 from harness.random_llama import LLAMA_168M
 from harness.results import Run, Trial, append, medians, ratios
 from harness.rounds import alternate
 from harness.worker import Worker
-
-from ellm.core.units import format_bytes
 
 HERE = Path(__file__).resolve().parent
 ARMS = (Arm("elastic"), Arm("static", {"memory_mode": "static"}))

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from harness.worker import Json, serve
-
 from ellm import AsyncLLM, SamplingParams
 from ellm.engine.engine import Engine
 from ellm.memory.metered import MeteredDriver
+from harness.worker import Json, serve
 
 # Longer than an engine waits before it gives idle memory back.
 REST = 0.7

@@ -20,9 +20,18 @@ if TYPE_CHECKING:
     from ellm.llm.async_llm import AsyncLLM
     from ellm.llm.fleet import AsyncFleet
     from ellm.llm.llm import LLM
+    from ellm.llm.torch_allocator import torch_allocator
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncFleet", "AsyncLLM", "EngineArgs", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "AsyncFleet",
+    "AsyncLLM",
+    "EngineArgs",
+    "SamplingParams",
+    "__version__",
+    "torch_allocator",
+]
 
 # OpenMP's threads spin while they wait for one another, which on a machine with other work makes
 # a step of milliseconds take a second.  A short spin keeps the speed of an idle machine; libgomp
@@ -35,6 +44,7 @@ _HOMES = {
     "AsyncLLM": "ellm.llm.async_llm",
     "EngineArgs": "ellm.llm.args",
     "SamplingParams": "ellm.core.sampling",
+    "torch_allocator": "ellm.llm.torch_allocator",
 }
 
 

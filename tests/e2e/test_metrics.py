@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from harness import running
 from prometheus_client.parser import text_string_to_metric_families as parse
 from scripted import ScriptedLLM
 from scripted_fleet import CHUNK, ScriptedFleet
@@ -16,6 +15,7 @@ from ellm.obs.goodput import Goodput
 from ellm.obs.models import ModelState
 from ellm.obs.snapshot import TierSnapshot
 from ellm.obs.tiers import TierStats
+from harness import running
 
 LABELS = {"model_name": "served", "engine": "0"}
 EVERYONE = {"model_name": "", "engine": "0"}
@@ -117,6 +117,7 @@ def test_gauges(url: str) -> None:
 def test_elastic_memory(url: str, llm: ScriptedLLM) -> None:
     elastic = llm.stats.elastic
     elastic.inflations, elastic.deflations = 5, 4
+    llm.stats.fetched_tokens = 6
     elastic.moved_chunks.update(workspace=3, warm=2)
     elastic.swapped, elastic.recomputed = 7, 1
     elastic.critical_driver.observe(0.0003)
@@ -126,6 +127,7 @@ def test_elastic_memory(url: str, llm: ScriptedLLM) -> None:
     )
     llm.tier = TierSnapshot(capacity=1000, used=400, stats=moved)
     found = scrape(url)
+    assert found["vllm:external_prefix_cache_hits_total"] == {(): 6}
     assert found["ellm:inflations_total"] == {(): 5}
     assert found["ellm:deflations_total"] == {(): 4}
     assert found["ellm:moved_chunks_total"] == {

@@ -10,22 +10,35 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from harness import eventually, post_and_keep, running
 
 from ellm.core.units import MIB
 from ellm.llm.args import EngineArgs
 from ellm.llm.async_llm import AsyncLLM
+from harness import eventually, post_and_keep, running
 
 TEXT = "/v1/completions"
 
 
 def held(llm: AsyncLLM) -> int:
     """Chunks that requests hold; the weights' are the model's own."""
-    memory = llm.snapshot().memory
-    return sum(memory.held.values()) - memory.held["weights"]
+    owners = llm.snapshot().owners
+    return owners["kv"] + owners["activations"]
 
 
-def test_a_burst_with_aborts_leaves_nothing(url: str, bundled: AsyncLLM) -> None:
+@pytest.fixture(scope="module")
+def forgetful() -> Iterator[AsyncLLM]:
+    """A model that keeps no prefix for those that begin alike."""
+    llm = AsyncLLM("ellm-base", memory=256 * MIB, threads=1, enable_prefix_caching=False)
+    yield llm
+    llm.close()
+
+
+def test_a_burst_with_aborts_leaves_nothing(forgetful: AsyncLLM) -> None:
+    with running(forgetful) as url:
+        burst_and_look(url, forgetful)
+
+
+def burst_and_look(url: str, bundled: AsyncLLM) -> None:
     pick = random.Random(5)
 
     async def one(client: httpx.AsyncClient) -> None:
@@ -53,9 +66,9 @@ def test_a_burst_with_aborts_leaves_nothing(url: str, bundled: AsyncLLM) -> None
     eventually(lambda: held(bundled) == 0, 20.0)
     now = bundled.snapshot()
     assert (now.running, now.waiting, now.kv_usage) == (0, 0, 0.0)
-    assert now.memory.free + now.memory.held["weights"] == now.memory.total
+    assert now.memory.free + now.owners["weights"] == now.memory.total
     assert bundled.stats.finished["abort"] > aborted
-    physical = now.memory.held["weights"] * now.memory.chunk_bytes
+    physical = now.owners["weights"] * now.memory.chunk_bytes
     eventually(lambda: bundled.snapshot().memory.physical_bytes == physical, 20.0)
 
 
@@ -63,7 +76,12 @@ def test_a_burst_with_aborts_leaves_nothing(url: str, bundled: AsyncLLM) -> None
 def narrow() -> Iterator[AsyncLLM]:
     """One request runs, one waits."""
     args = EngineArgs(
-        model="ellm-draft", memory=128 * MIB, max_num_seqs=1, max_num_queued_reqs=1, threads=1
+        model="ellm-draft",
+        memory=128 * MIB,
+        max_num_seqs=1,
+        max_num_queued_reqs=1,
+        threads=1,
+        enable_prefix_caching=False,
     )
     llm = AsyncLLM(args)
     yield llm
@@ -92,7 +110,9 @@ def test_leaving_frees_the_running_and_the_queued(narrow: AsyncLLM, stream: bool
 
 
 def test_a_closed_engine_is_not_healthy() -> None:
-    llm = AsyncLLM(EngineArgs(model="ellm-draft", memory=64 * MIB, threads=1))
+    llm = AsyncLLM(
+        EngineArgs(model="ellm-draft", memory=64 * MIB, threads=1, enable_prefix_caching=False)
+    )
     with running(llm) as url:
         assert httpx.get(url + "/health").status_code == 200
         llm.close()

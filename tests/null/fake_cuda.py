@@ -24,6 +24,7 @@ class CUresult(IntEnum):
     CUDA_ERROR_NOT_INITIALIZED = 3
     CUDA_ERROR_INVALID_DEVICE = 101
     CUDA_ERROR_INVALID_CONTEXT = 201
+    CUDA_ERROR_NOT_READY = 600
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
     CUDA_ERROR_UNKNOWN = 999
 
@@ -102,9 +103,15 @@ class Stream:
 
 @dataclass(eq=False)
 class Event:
-    """What a stream had still to do when the event was recorded."""
+    """What a stream had still to do when the event was recorded.
+
+    A stream of copies is a `Stream`; a stream of computation is a number, with counts of what was
+    `queued` and what is `done`.
+    """
 
     pending: list[Callable[[], tuple[Any, ...]]] = field(default_factory=list)
+    stream: int = -1
+    at: int = 0
 
 
 class CUdeviceptr(int):
@@ -147,6 +154,8 @@ class FakeCuda:
         self.streams: set[Stream] = set()
         self.events: set[Event] = set()
         self.retained = 0
+        self.queued: Counter[int] = Counter()
+        self.done: Counter[int] = Counter()
         self._initialised = False
         self._next_address = 1 << 44
         self._thread = threading.local()
@@ -220,6 +229,16 @@ class FakeCuda:
     def cuCtxPopCurrent(self) -> tuple[Any, ...]:
         trouble = self._trouble("cuCtxPopCurrent")
         return trouble or (*OK, self._contexts.pop())
+
+    def cuDeviceTotalMem(self, device: str) -> tuple[Any, ...]:
+        return self._trouble("cuDeviceTotalMem", context=False) or (*OK, self.capacity)
+
+    def cuEventQuery(self, event: Event) -> tuple[Any, ...]:
+        trouble = self._trouble("cuEventQuery")
+        if trouble or event not in self.events:
+            return trouble or INVALID
+        passed = self.done[event.stream] >= event.at
+        return OK if passed else (CUresult.CUDA_ERROR_NOT_READY,)
 
     def cuMemGetAllocationGranularity(
         self, prop: CUmemAllocationProp, option: CUmemAllocationGranularity_flags
@@ -388,15 +407,20 @@ class FakeCuda:
         self.events.add(event)
         return (*OK, event)
 
-    def cuEventRecord(self, event: Event, stream: Stream) -> tuple[Any, ...]:
+    def cuEventRecord(self, event: Event, stream: Stream | int) -> tuple[Any, ...]:
         trouble = self._trouble("cuEventRecord")
-        if trouble:
-            return trouble
+        if trouble or event not in self.events:
+            return trouble or INVALID
+        if isinstance(stream, int):
+            event.stream, event.at = stream, self.queued[stream]
+            return OK
         event.pending, stream.pending = event.pending + stream.pending, []
         return OK
 
     def cuEventSynchronize(self, event: Event) -> tuple[Any, ...]:
         trouble = self._trouble("cuEventSynchronize")
+        if not trouble:
+            self.done[event.stream] = max(self.done[event.stream], event.at)
         pending, event.pending = event.pending, []
         results = [copy() for copy in pending]
         return trouble or next((result for result in results if result != OK), OK)

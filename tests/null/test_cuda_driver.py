@@ -179,3 +179,37 @@ def test_a_device_that_cannot_is_said(cuda: FakeCuda) -> None:
     with pytest.raises(DriverUnavailable, match="no virtual memory management"):
         CudaDriver(bindings=cuda)
     assert cuda.retained == 0
+
+
+def test_a_fence_passes_when_its_stream_has_got_there(cuda: FakeCuda) -> None:
+    driver = CudaDriver(bindings=cuda)
+    cuda.queued[7] = 3
+    fence = driver.fence(7)
+    cuda.queued[7] = 5
+    cuda.done[7] = 2
+    assert not fence.passed()
+    fence.wait()
+    assert cuda.done[7] == 3
+    assert fence.passed()
+    assert fence.passed()
+    fence.wait()
+    assert not cuda.events
+    assert driver.total_bytes == ROOM * CHUNK
+    driver.close()
+    assert cuda.idle
+
+
+@pytest.mark.parametrize("call", ["cuEventCreate", "cuEventRecord"])
+def test_a_refused_fence_leaves_no_event(call: str, cuda: FakeCuda) -> None:
+    driver = CudaDriver(bindings=cuda)
+    cuda.fail(call)
+    with pytest.raises(DriverError, match=call):
+        driver.fence(0)
+    assert not cuda.events
+
+
+def test_a_fence_tells_of_work_that_failed(cuda: FakeCuda) -> None:
+    fence = CudaDriver(bindings=cuda).fence(0)
+    cuda.fail("cuEventQuery", result=CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
+    with pytest.raises(DriverError, match="ILLEGAL_ADDRESS"):
+        fence.passed()

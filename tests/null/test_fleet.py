@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ellm.core.config import MemoryConfig, SchedulerConfig
+from ellm.core.config import MemoryConfig, SchedulerConfig, SchedulingPolicy
 from ellm.core.errors import (
     BudgetError,
     CheckpointError,
@@ -23,19 +23,19 @@ from ellm.core.errors import (
     ModelNotFound,
     WakeFailed,
 )
+from ellm.core.objectives import Objectives
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.fleet import EngineFleet
 from ellm.obs.models import ModelState
+from ellm.scheduling.cost import Coefficients
 from ellm.sim.clock import VirtualClock
 from ellm.sim.helper import SimHelper
 from ellm.sim.replay import SimHouse, SimModel, SimTenant
 
 CHUNK = 4 * KIB
 CONTEXT = 64
-# KV of a whole context (64 tokens of 4 layers of 64 bytes) and the workspace of its smallest step.
-ALONE = 4 + 17
 
 
 @dataclass
@@ -47,6 +47,8 @@ class World:
     machine: int = 1000
     below: int = 0
     step_seconds: float = 0.01
+    ttft_slo: float | None = None
+    tpot_slo: float | None = None
     clock: VirtualClock = field(default_factory=VirtualClock)
     helper: SimHelper = field(default_factory=SimHelper)
     asked: dict[str, tuple[int, Request]] = field(default_factory=dict)
@@ -80,17 +82,26 @@ class World:
         model = SimModel(
             weight_bytes=chunks * CHUNK,
             vocab_size=1000 + chunks,
-            step_seconds=self.step_seconds,
+            cost=Coefficients(0, 0, 0, 0, step=self.step_seconds),
         )
         self.vocabularies[name] = model.vocab_size
-        scheduler = SchedulerConfig(max_num_seqs=4, max_model_len=context)
+        pressed = self.ttft_slo is not None or self.tpot_slo is not None
+        scheduler = SchedulerConfig(
+            max_num_seqs=4,
+            max_model_len=context,
+            policy=SchedulingPolicy.SLO if pressed else SchedulingPolicy.FCFS,
+            ttft_slo=self.ttft_slo,
+            tpot_slo=self.tpot_slo,
+        )
 
         def settle() -> SimTenant:
             return SimTenant(self.house, name, model, scheduler)
 
         return self.fleet.load(name, settle, **limits)
 
-    def ask(self, name: str, prompt: int = 5, tokens: int = 8) -> str:
+    def ask(
+        self, name: str, prompt: int = 5, tokens: int = 8, wished: Objectives | None = None
+    ) -> str:
         """Submit a request; its id."""
         number = len(self.asked)
         request = Request(
@@ -98,6 +109,7 @@ class World:
             prompt=tuple(range(number, number + prompt)),
             params=SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True),
             arrival=self.clock.now(),
+            objectives=wished,
         )
         self.fleet.check_request(name, request)
         self.asked[request.request_id] = (self.vocabularies[name], request)
@@ -165,6 +177,39 @@ def test_models_are_stepped_in_turn() -> None:
     world.settle()
     world.check_words()
     assert set(world.ended.values()) == {"length"}
+
+
+def test_the_model_whose_objective_can_wait_least_is_stepped_first() -> None:
+    world = World(300, tpot_slo=0.1)
+    for name in "abc":
+        world.load(name, 10)
+        world.ask(name, tokens=30)
+    for _ in range(9):
+        world.step()
+    for name in "cab":
+        pressed = world.ask(name, tokens=1, wished=Objectives(ttft=0.015))
+        world.step()
+        assert world.ended[pressed] == "length"
+    world.settle()
+    for name in "abc":
+        assert world.fleet.model(name).engine.goodput.outcomes == {"met": 2}
+    world.check_words()
+
+
+def test_a_model_whose_objectives_are_lost_is_not_starved() -> None:
+    world = World(300, ttft_slo=0.05)
+    world.load("a", 10)
+    world.load("b", 10)
+    late = world.ask("a")
+    world.clock.advance(1.0)
+    for _ in range(100):
+        if len(world.fleet.model("b").engine.request_ids) < 3:
+            world.ask("b", tokens=1)
+        world.step()
+    assert world.ended[late] == "length"
+    assert world.fleet.model("b").engine.goodput.outcomes.keys() == {"met"}
+    world.settle()
+    world.check_words()
 
 
 def test_an_idle_model_gives_all_back_and_is_woken_by_its_next_request() -> None:
@@ -314,8 +359,10 @@ def test_unloading_waits_for_what_runs_and_takes_nothing_new() -> None:
     assert not any(owner.startswith("a/") for owner in world.pool.snapshot().held)
     world.load("a", 12)
     world.fleet.unload("a")
+    world.fleet.unload("b")
     world.step()
     world.check()
+    assert world.pool.driver._mappings.spans == []
 
 
 def test_a_request_that_arrives_too_late_is_told_so() -> None:

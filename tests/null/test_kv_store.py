@@ -181,7 +181,7 @@ class Stack:
             reader.verify(self.store, self.pool)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("layout", ["contiguous", "paged"])
 def test_every_sequence_reads_back_its_own_tokens(layout: str, data: st.DataObject) -> None:

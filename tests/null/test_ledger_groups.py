@@ -141,7 +141,7 @@ class Play:
             self.books.total = total
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_limits_of_owners_and_groups_are_those_of_the_books(data: st.DataObject) -> None:
     play = Play()
@@ -156,7 +156,7 @@ def test_limits_of_owners_and_groups_are_those_of_the_books(data: st.DataObject)
         agree(play.ledger, play.books)
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(
     first=st.lists(limits, max_size=3),
     charges=st.lists(st.tuples(owners, counts), max_size=5),

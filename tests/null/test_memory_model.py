@@ -266,5 +266,5 @@ class Memory(RuleBasedStateMachine):
                     assert self.driver.copy_out(tensor.address + slot * CHUNK, 8) == box.stamp
 
 
-Memory.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
+Memory.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
 TestMemory = Memory.TestCase

@@ -138,7 +138,7 @@ class Household:
 
     def open(self, progress: Callable[[int, int], None]) -> Fleet:
         """Load them all; raises what the engine raises."""
-        from ellm import AsyncFleet
+        from ellm.llm.fleet import AsyncFleet
 
         return AsyncFleet(
             self.models,

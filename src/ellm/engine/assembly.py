@@ -17,6 +17,7 @@ from ellm.kv.paged import PagedStore
 from ellm.kv.prefix import PrefixIndex
 from ellm.kv.room import Owners, Room
 from ellm.memory.balloon import Balloon
+from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
 from ellm.memory.virtual import VirtualTensor
@@ -28,7 +29,7 @@ KEPT_PREFIXES_PER_SEQUENCE = 16
 
 @dataclass(frozen=True, slots=True)
 class EngineMemory:
-    """One pool, and the ranges an engine sees it through."""
+    """One pool, and the ranges an engine sees it through; `arena` are the addresses of KV."""
 
     config: MemoryConfig
     pool: ChunkPool
@@ -36,6 +37,7 @@ class EngineMemory:
     owners: Owners
     kv: KvManager[Any]
     workspace: VirtualTensor
+    arena: Span
     tiers: Tiers | None = None
 
     @property
@@ -48,6 +50,15 @@ class EngineMemory:
         if self.tiers is None:
             return None
         return TierSnapshot(self.tiers.capacity, self.tiers.used, self.tiers.stats)
+
+    def dispose(self) -> None:
+        """Give every chunk back to the pool, and the address ranges to the machine."""
+        self.kv.dispose()
+        self.workspace.clear()
+        if self.pool.unmaps is not None:
+            self.pool.unmaps.flush()
+        for span in (self.arena, self.workspace.span):
+            self.pool.driver.release(span)
 
     @property
     def holdings(self) -> Mapping[str, int]:
@@ -91,4 +102,4 @@ def assemble_memory(
         layered = memory.uses(ElasticPart.LAYERS) and isinstance(store, ContiguousStore)
         below = Below(room, store, tiers, LayeredLot(store, tiers) if layered else None)
     kv: KvManager[Any] = KvManager(room, store, prefixes, below)
-    return EngineMemory(memory, pool, balloon, owners, kv, workspace, tiers)
+    return EngineMemory(memory, pool, balloon, owners, kv, workspace, store.span, tiers)

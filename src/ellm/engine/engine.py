@@ -35,7 +35,9 @@ from ellm.obs.snapshot import EngineSnapshot
 from ellm.obs.stats import EngineStats
 from ellm.scheduling.choose import choose_policy
 from ellm.scheduling.cost import StepCost
+from ellm.scheduling.displacement import Displacement
 from ellm.scheduling.scheduler import Scheduler
+from ellm.scheduling.slo import SloPolicy
 
 SEED_BITS = 63
 
@@ -59,25 +61,30 @@ class Engine:
         if memory.config.mode is MemoryMode.STATIC:
             fix_shares(memory, executor.activation_bytes, config)
         require_context(memory, executor.activation_bytes, config.max_model_len)
-        if not memory.config.uses(ElasticPart.PREFILL):
+        if config.max_num_batched_tokens or not memory.config.uses(ElasticPart.PREFILL):
             config = replace(config, max_num_batched_tokens=config.step_tokens)
         self.config = config
         self.clock = clock
         wished = Objectives(ttft=config.ttft_slo, tpot=config.tpot_slo)
         self.goodput = Goodput(wished, clock.now())
-        self.stats = EngineStats(elastic=memory.kv.room.stats)
+        self.stats = EngineStats(elastic=memory.kv.room.stats, goodput=self.goodput)
         self._memory = memory
         self._executor = executor
         self._keeper = Housekeeper(memory)
         self._cost = cost or StepCost()
         self._policy = choose_policy(config, self._cost, memory.bytes_below)
+        parks = memory.config.uses(ElasticPart.PARK)
+        displacement = None
+        if parks and memory.bytes_below and isinstance(self._policy, SloPolicy):
+            displacement = Displacement(memory.kv, self._policy, self._cost)
         self._scheduler = Scheduler(
             config,
             memory.kv,
             executor.activation_bytes,
             self._policy,
             self._cost,
-            parks=memory.config.uses(ElasticPart.PARK),
+            parks,
+            displacement,
         )
         self._recorder = Recorder(self.stats, clock)
         self._random = random.Random(seed)
@@ -86,6 +93,7 @@ class Engine:
         self._sequences: dict[int, Sequence] = {}
         self._news: list[SequenceOutput] = []
         self._stalled = False
+        self._latest: float | None = None
 
     @property
     def has_work(self) -> bool:
@@ -106,6 +114,15 @@ class Engine:
         if not self._stalled:
             return None
         return self._memory.pool.refusal or DriverError("no memory for a single step")
+
+    @property
+    def latest_step(self) -> float:
+        """When the next step must begin to keep every objective that can be kept, as of the last
+        step or request.  Infinite if none depends on it.
+        """
+        if self._latest is None:
+            self._latest = self._policy.latest_step(self._sequences.values(), self.clock.now())
+        return self._latest
 
     @property
     def num_waiting(self) -> int:
@@ -134,6 +151,7 @@ class Engine:
 
     def enqueue(self, request: Request) -> None:
         """Queue a request that `check_request` has let in."""
+        self._latest = None
         seed = request.params.seed
         seed = self._random.getrandbits(SEED_BITS) if seed is None else seed
         sequences: list[Sequence] = []
@@ -157,6 +175,7 @@ class Engine:
         self._cut(request_id, index, FinishReason.STOP)
 
     def _cut(self, request_id: str, index: int | None, reason: FinishReason) -> None:
+        self._latest = None
         for sequence in list(self._requests.get(request_id, ())):
             if index is None or sequence.index == index:
                 self._end(sequence, reason)
@@ -165,6 +184,7 @@ class Engine:
     def step(self) -> list[SequenceOutput]:
         """Run one step if anything can run, and report what happened since the last call."""
         news, self._news = self._news, []
+        self._latest = None
         self._keeper.tidy(self._scheduler.running)
         with self._keeper.critical():
             plan = self._plan()
@@ -177,12 +197,14 @@ class Engine:
         self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
         seconds = self.clock.now() - started
         self._cost.observe(plan.load, seconds)
+        self.stats.step_time_error = self._cost.error
         self._policy.stepped(plan.load, seconds)
         return news
 
     def _plan(self) -> StepPlan | None:
         """The next step; None if nothing can run, though it may when copies have ended."""
         while self._memory.pool.free < 0:  # the budget was lowered
+            self._memory.kv.room.step_is_over()
             if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
                 break
         plan = self._scheduler.schedule(self.clock.now())
@@ -278,8 +300,9 @@ class Engine:
         return released
 
     def release_idle(self) -> int:
-        """As `rest`, and kept prefixes go too."""
-        self._memory.kv.forget_prefixes()
+        """As `rest`, and kept prefixes go too: below, or for good where that has no room."""
+        if self._memory.kv.kept is not None:
+            self._memory.kv.kept.sink()
         return self.rest()
 
     def yield_memory(self) -> bool:
@@ -292,10 +315,8 @@ class Engine:
         require_context(self._memory, price, self.config.max_model_len)
 
     def dispose(self) -> None:
-        """Give every chunk of KV and activations back to the pool; of no use afterwards."""
-        self._memory.kv.dispose()
-        self._memory.workspace.clear()
-        self._keeper.settle()
+        """Give KV and activations back, with their addresses; of no use afterwards."""
+        self._memory.dispose()
 
     def check(self) -> None:
         """Assert that the books balance."""

@@ -43,11 +43,13 @@ def fix_shares(
     """Give activations what the largest step needs, for good, and KV the rest.
 
     This is how engines without elastic memory divide it (after a profiling run of that step).
+    A step that scores its prompt has more logits, so the smallest may need more than the largest.
     Raises BudgetError when the largest step alone does not fit.
     """
     pool, owners = memory.pool, memory.owners
-    largest = largest_step(config, memory.kv.gathers(config.max_model_len))
-    need = ceil_div(activation_bytes(largest), pool.chunk_bytes)
+    context, gathers = config.max_model_len, memory.kv.gathers(config.max_model_len)
+    steps = (largest_step(config, gathers), smallest_step(context, gathers))
+    need = ceil_div(max(map(activation_bytes, steps)), pool.chunk_bytes)
     rest = pool.ledger.group_reach(owners.engine) - pool.held(owners.weights) - need
     if rest < 1:
         raise BudgetError(
@@ -90,7 +92,7 @@ def require_context(
         return
     pool = memory.pool
     longest = longest_context(memory, activation_bytes, context)
-    room = format_bytes(pool.free * pool.chunk_bytes)
+    room = format_bytes(max(0, pool.free) * pool.chunk_bytes)
     total = format_bytes(pool.total * pool.chunk_bytes)
     remedy = f"set --max-model-len {longest} or less, or " if longest else ""
     raise BudgetError(

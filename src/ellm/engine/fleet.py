@@ -28,6 +28,11 @@ from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
 from ellm.obs.models import ModelState
 
+# Of so many steps one is that of the model that has waited longest, whatever objectives say.
+IN_TURN = 8
+# An objective that can wait for so many seconds yet does not press.
+PRESSING = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -58,6 +63,7 @@ class EngineFleet:
         self._models: dict[str, Model] = {}
         self._loading: set[str] = set()
         self._turns: deque[Model] = deque()
+        self._steps = 0
         self._leaving: list[tuple[Model, Then]] = []
         self._residency = Residency(
             pool, balloon, clock, helper, self._models, self._refuse_all, idle_release, tiers
@@ -113,15 +119,17 @@ class EngineFleet:
     def step(self) -> list[SequenceOutput]:
         """Step the engine whose turn it is, and report what happened since the last call.
 
+        The turn is that of the engine whose objectives can wait the least.  Where none presses,
+        and in one step of `IN_TURN`, it is that of the engine that has waited longest.
         One that has work but no memory for it passes its turn on; when all do, it is `stalled`.
         """
         self._residency.tend()
         self.stalled = False
         news: list[SequenceOutput] = []
-        for _ in range(len(self._turns)):
-            model = self._turns[0]
-            self._turns.rotate(-1)
+        for model in self._order():
             if model.can_step:
+                self._turns.remove(model)
+                self._turns.append(model)
                 news += self._step(model)
                 self.stalled = model.stalled_since is not None
                 if not self.stalled:
@@ -129,6 +137,15 @@ class EngineFleet:
         if self._leaving:
             self._see_off()
         return news
+
+    def _order(self) -> list[Model]:
+        """Models that can step, whose turn it is first."""
+        able = [model for model in self._turns if model.can_step]
+        self._steps += 1
+        if len(able) > 1 and self._steps % IN_TURN:
+            horizon = self._clock.now() + PRESSING
+            able.sort(key=lambda model: min(model.engine.latest_step, horizon))
+        return able
 
     def _step(self, model: Model) -> list[SequenceOutput]:
         """One step; if it has lacked memory for long, at the cost of others."""

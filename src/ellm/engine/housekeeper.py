@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ellm.core.config import ElasticPart
+from ellm.core.errors import DriverError
 from ellm.core.sequence import Sequence
 from ellm.core.units import MIB
 from ellm.engine.assembly import EngineMemory
@@ -40,19 +41,26 @@ class Housekeeper:
     def tidy(self, running: Iterable[Sequence]) -> None:
         """Do what can be done while nobody waits for it."""
         before = self._driver_seconds
-        if self._memory.pool.unmaps is not None:
-            self._memory.pool.unmaps.flush(wait=False)
+        self._unmap(wait=False)
         self._memory.kv.relax(LOW_WATER)
-        if self._memory.pool.free < HIGH_WATER * self._memory.pool.total:
-            self._memory.kv.copy_down()
+        kept, pool = self._memory.kv.kept, self._memory.pool
+        if kept is not None and pool.free < HIGH_WATER * pool.total:
+            kept.copy_down()
         if self._premaps:
             self._map_ahead(running)
         self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)
 
     def settle(self) -> None:
         """Unmap all that waits, now."""
-        if self._memory.pool.unmaps is not None:
-            self._memory.pool.unmaps.flush()
+        self._unmap(wait=True)
+
+    def _unmap(self, wait: bool) -> None:
+        pool = self._memory.pool
+        if pool.unmaps is not None:
+            try:
+                pool.unmaps.flush(wait)
+            except DriverError as refusal:  # what is left goes on waiting
+                pool.refusal = refusal
 
     @contextmanager
     def critical(self) -> Iterator[None]:

@@ -44,7 +44,8 @@ class Model:
     `idle_since` is when the model was first seen without requests, None while it has some.
 
     `stalled_since` is when it first had work but no memory for any of it, None while it goes on.
-    `rested` says that its idle memory is back in the pool; `awake_since` when it last awoke;
+    `rested` says that its idle memory is back in the pool, `forgetful` that its kept prefixes are
+    too; `awake_since` when it last awoke;
     `wake_seconds` how long that took.  `changing` is done but while its state does; `source`
     is how the balloon knows it.
     """
@@ -57,6 +58,7 @@ class Model:
     idle_since: float | None = None
     stalled_since: float | None = None
     rested: bool = False
+    forgetful: bool = False
     wake_seconds: float | None = None
     source: Source | None = field(default=None, repr=False)
     changing: Future[None] = field(default_factory=nothing_to_wait_for, repr=False)

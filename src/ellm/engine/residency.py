@@ -33,6 +33,8 @@ from ellm.obs.models import ModelState
 
 # How long an engine without work keeps its warm memory before giving it back, in seconds.
 REST_AFTER = 0.5
+# How long it keeps prefixes in memory for those that begin alike, in seconds.
+PREFIXES_AFTER = 60.0
 # How often to look for room that was not there, in seconds.
 RETRY = 0.05
 # How long a model is spared by those that only want more KV after its last request, in seconds.
@@ -117,7 +119,7 @@ class Residency:
             if model.state is ModelState.FALLING_ASLEEP:
                 self._watch(model)
             if not model.engine.is_idle:
-                model.idle_since, model.rested = None, False
+                model.idle_since, model.rested, model.forgetful = None, False, False
                 if model.state is ModelState.ASLEEP:
                     self.wake(model)
             elif model.idle_since is None:
@@ -140,6 +142,9 @@ class Residency:
     def _tend_idle(self, model: Model, idle: float) -> None:
         if self._idle_release is not None and idle >= self._idle_release:
             self.retire(model)
+        elif idle >= PREFIXES_AFTER and not model.forgetful:
+            model.forgetful = True
+            model.engine.release_idle()
         elif idle >= REST_AFTER and not model.rested:
             model.rested = True
             model.engine.rest()
@@ -159,6 +164,8 @@ class Residency:
                 return 0.0
             if not model.rested:
                 due.append(model.idle_since + REST_AFTER)
+            if not model.forgetful:
+                due.append(model.idle_since + PREFIXES_AFTER)
             if self._idle_release is not None:
                 due.append(model.idle_since + self._idle_release)
         return max(0.0, min(due) - now) if due else None
@@ -301,15 +308,25 @@ class Residency:
             self._serve_claims(self._clock.now())
 
     def _serve_claims(self, now: float) -> None:
-        """In the order in which they came: a large model is not passed over for ever."""
-        while self._claims and self._has_room(self._claims[0], now):
-            claim = self._claims.popleft()
-            try:
-                claim.weights.take()
-            except BudgetError as refusal:
-                claim.then(None, refusal)
-            else:
-                claim.then(None, None)
+        """In the order in which they came: a large model is not passed over for ever.
+
+        It is passed over while nobody is awake, who alone could make more room for it.
+        """
+        for claim in list(self._claims):
+            if self._has_room(claim, now):
+                self._claims.remove(claim)
+                self._settle_claim(claim)
+            elif any(model.is_up for model in self._models.values()):
+                return
+
+    @staticmethod
+    def _settle_claim(claim: Claim) -> None:
+        try:
+            claim.weights.take()
+        except BudgetError as refusal:
+            claim.then(None, refusal)
+        else:
+            claim.then(None, None)
 
     def _has_room(self, claim: Claim, now: float) -> bool:
         wants = {claim.weights.owner: claim.weights.chunks}

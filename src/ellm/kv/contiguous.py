@@ -21,6 +21,7 @@ from ellm.core.units import ceil_div
 from ellm.kv.geometry import KvGeometry
 from ellm.kv.shelf import SlotShelf
 from ellm.kv.store import Extent
+from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 
@@ -90,6 +91,10 @@ class ContiguousStore:
     @property
     def warm(self) -> int:
         return sum(self._chunks(room) for room in self._shelf.rooms)
+
+    @property
+    def span(self) -> Span:
+        return self._span
 
     def open(self, tokens: int = 0) -> ContiguousHolding | None:
         found = self._shelf.take(tokens)

@@ -56,11 +56,6 @@ class KeptPrefixes(Generic[Holding]):
     def get(self, seq_id: int) -> Kept[Holding] | None:
         return self._kept.get(seq_id)
 
-    def in_memory(self, seq_id: int) -> bool:
-        """Whether rows of `seq_id`, if it is kept, are at hand; true of any that is not kept."""
-        kept = self._kept.get(seq_id)
-        return kept is None or kept.holding is not None
-
     @property
     def chunks(self) -> int:
         """At most how many chunks would be free without any of them."""
@@ -114,13 +109,19 @@ class KeptPrefixes(Generic[Holding]):
         for kept in self._kept.values():
             if kept.holding is None or kept.is_copied:
                 continue
-            extents = self._store.extents(kept.holding, kept.tokens)
-            kept.block = self._tiers.put(extents)
-            while kept.block is None and self._shed(than=kept):
-                kept.block = self._tiers.put(extents)
-            kept.copied = kept.tokens
-            return kept.block is not None
+            return self._begin_copy(kept)
         return False
+
+    def _begin_copy(self, kept: Kept[Holding]) -> bool:
+        """Whether a copy of its rows is on its way; older ones below make room for it."""
+        if self._tiers is None or kept.holding is None:
+            return False
+        extents = self._store.extents(kept.holding, kept.tokens)
+        kept.block = self._tiers.put(extents)
+        while kept.block is None and self._shed(than=kept):
+            kept.block = self._tiers.put(extents)
+        kept.copied = kept.tokens
+        return kept.block is not None
 
     def shed(self) -> bool:
         """Drop the oldest entry that is below alone, or the oldest copy; False without any."""
@@ -150,12 +151,26 @@ class KeptPrefixes(Generic[Holding]):
                 return True
         return False
 
-    def clear(self) -> int:
-        """Drop all; how many."""
-        dropped = len(self._kept)
+    def sink(self) -> None:
+        """Give all rows up; what has, or finds, room below stays there, the rest is dropped."""
+        for kept in list(self._kept.values()):
+            if not kept.is_copied and not kept.is_moving:
+                self._begin_copy(kept)
+        for seq_id, kept in list(self._kept.items()):
+            if self._tiers is not None and kept.block is not None and kept.is_moving:
+                self._tiers.wait(kept.block)
+                self._tiers.poll()
+            if kept.holding is None:
+                continue
+            if kept.is_copied:
+                self._give_up(seq_id, kept, 0)
+            else:
+                self._drop(seq_id)
+
+    def clear(self) -> None:
+        """Drop all."""
         for seq_id in list(self._kept):
             self._drop(seq_id)
-        return dropped
 
     def forget(self, seq_id: int) -> None:
         """Its copy turned out to be bad."""

@@ -17,6 +17,7 @@ from typing import Generic
 
 from ellm.core.layers import KvArena, KvTable
 from ellm.core.plan import StepPlan
+from ellm.kv.beginnings import Beginnings
 from ellm.kv.below import Below
 from ellm.kv.kept import KeptPrefixes
 from ellm.kv.layered import Ferry
@@ -28,7 +29,10 @@ from ellm.memory.balloon import Cost
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout.  `None` means not now."""
+    """The KV of every sequence by its id, over one layout.  `None` means not now.
+
+    `kept` are the prefixes of ended sequences, None without a prefix cache.
+    """
 
     def __init__(
         self,
@@ -43,7 +47,10 @@ class KvManager(Generic[Holding]):
         self._below = below
         self._held: dict[int, Holding] = {}
         tiers = None if below is None else below.tiers
-        self._kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
+        self.kept = None if prefixes is None else KeptPrefixes(store, prefixes, tiers)
+        self._beginnings = None
+        if prefixes is not None and self.kept is not None:
+            self._beginnings = Beginnings(prefixes, self.kept, self._held)
         self._granting: Holding | None = None
         self._offer()
 
@@ -54,8 +61,13 @@ class KvManager(Generic[Holding]):
             room.offer("warm", Cost.WARM, lambda: store.warm, store.reclaim)
         if (below := self._below) is not None:
             room.offer("leaving", Cost.LEAVING, lambda: below.leaving, below.release)
-        if (kept := self._kept) is not None:
-            room.offer("prefix", Cost.PREFIX, lambda: kept.chunks, kept.release)
+        if (kept := self.kept) is not None:
+            room.offer("prefix", Cost.PREFIX, lambda: self._idle_prefixes(kept), kept.release)
+
+    def _idle_prefixes(self, kept: KeptPrefixes[Holding]) -> int:
+        """At most how many chunks only kept prefixes hold; many of them share their beginning."""
+        beside = self._store.warm + self._spare()
+        return max(0, min(kept.chunks, self.room.pool.held(self.room.owners.kv) - beside))
 
     @property
     def arena(self) -> KvArena:
@@ -88,8 +100,8 @@ class KvManager(Generic[Holding]):
         """Rows for `tokens` tokens of `seq_id` in all, while a workspace of `activation_bytes`
         can be had too.  On None nothing has changed for any running sequence.
 
-        `expect` is how many tokens a new sequence will have soon, to choose its range by.  When
-        `gentle`, no prefix and no idle model is given up for it.
+        `expect` is how many tokens a new sequence will have soon.  When `gentle`, no prefix and no
+        idle model is given up.
         """
         most = Cost.WARM if gentle else Cost.MODEL
         if self._below is not None and self._below.is_layered(seq_id):
@@ -108,7 +120,7 @@ class KvManager(Generic[Holding]):
 
     def _open(self, tokens: int = 0) -> Holding | None:
         holding = self._store.open(tokens)
-        while holding is None and self._kept is not None and self._kept.evict():
+        while holding is None and self.kept is not None and self.kept.evict():
             holding = self._store.open(tokens)
         return holding
 
@@ -121,11 +133,10 @@ class KvManager(Generic[Holding]):
     def share(self, parent_id: int, child_id: int, tokens: int, activation_bytes: int) -> bool:
         """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`.
 
-        False when that would leave less than a workspace of `activation_bytes`.
-        """
+        False when that would leave less than a workspace of `activation_bytes`."""
         parent = self._held.get(parent_id)
-        if parent is None and self._kept is not None:
-            kept = self._kept.get(parent_id)
+        if parent is None and self.kept is not None:
+            kept = self.kept.get(parent_id)
             parent = None if kept is None else kept.holding
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
@@ -151,32 +162,30 @@ class KvManager(Generic[Holding]):
     ) -> int:
         """Give `seq_id`, which holds nothing, the longest known beginning of `tokens`.
 
-        Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short, and
-        never all of them, because at least one must be computed to know what follows.  A longer
-        beginning that is below is fetched if `worth(tokens more, seconds)` says so: then the
-        sequence is `where` RETURNING.
+        Returns how many tokens' KV it now holds: 0 when nothing matches or memory is short.  A
+        longer beginning that is below is fetched if `worth(tokens more, seconds)` says so: then
+        the sequence is `where` RETURNING.
         """
-        if self._index is None or self._kept is None:
+        if self._beginnings is None or self.kept is None:
             return 0
-        known = tokens[:-1]
-        near = self._index.match(seq_id, known, salt, self._at_hand)
-        far = self._index.match(seq_id, known, salt) if self._below is not None else None
-        if far is not None and worth is not None:
-            more = far[1] - (near[1] if near is not None else 0)
-            if more > 0 and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
+        near = self._beginnings.at_hand(seq_id, tokens, salt)
+        if self._below is not None and worth is not None:
+            far = self._beginnings.anywhere(seq_id, tokens, salt)
+            more = (far[1] if far else 0) - (near[1] if near else 0)
+            if far and more and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
                 return far[1]
         if near is None:
             return 0
         holder, count = near
-        self._kept.touch(holder)
+        self.kept.touch(holder)
         return count if self.share(holder, seq_id, count, activation_bytes) else 0
 
-    def _at_hand(self, seq_id: int) -> bool:
-        """Whether the rows that `seq_id` has published are in memory, and stay there for now."""
-        assert self._kept is not None
-        return seq_id in self._held or (
-            self._kept.get(seq_id) is not None and self._kept.in_memory(seq_id)
-        )
+    def known(self, seq_id: int, tokens: Sequence[int], salt: bytes = b"") -> int:
+        """How many of `tokens` `adopt` could find in memory."""
+        if self._beginnings is None or seq_id in self._held:
+            return 0
+        match = self._beginnings.at_hand(seq_id, tokens, salt)
+        return 0 if match is None else match[1]
 
     def _fetch_prefix(
         self,
@@ -188,8 +197,8 @@ class KvManager(Generic[Holding]):
         worth: Callable[[int, float], bool],
     ) -> bool:
         """Begin to bring a kept prefix up from below; whether that has begun."""
-        assert self._kept is not None
-        kept, below = self._kept.get(holder), self._below
+        assert self.kept is not None
+        kept, below = self.kept.get(holder), self._below
         if kept is None or kept.block is None or not kept.is_copied or below is None:
             return False
         size = kept.block.size * count // kept.copied
@@ -201,7 +210,7 @@ class KvManager(Generic[Holding]):
         if not self._grant(holding, count, activation_bytes, Cost.WARM):
             self._store.close(holding)
             return False
-        self._kept.touch(holder)
+        self.kept.touch(holder)
         below.lot.fetch_from(seq_id, holding, kept.block, count, kept.copied)
         return True
 
@@ -227,7 +236,7 @@ class KvManager(Generic[Holding]):
         if self._below is None or holding is None:
             return False
         while not self._below.lot.park(seq_id, holding, tokens):
-            if self._kept is None or not self._kept.shed():
+            if self.kept is None or not self.kept.shed():
                 return False
         del self._held[seq_id]
         if self._index is not None:
@@ -271,8 +280,8 @@ class KvManager(Generic[Holding]):
         assert self._below is not None
         found = self._below.collect(seq_id)
         if found is not None:
-            self._held[seq_id], tokens = found
-            return tokens
+            self._held[seq_id] = found[0]
+            return found[1]
         if self._below.where(seq_id) is Whereabouts.LOST:
             self._below.forget(seq_id)
             return 0
@@ -281,11 +290,6 @@ class KvManager(Generic[Holding]):
     def wait(self) -> bool:
         """Return when something has moved below or back; False if nothing was moving."""
         return self._below is not None and self._below.wait()
-
-    def copy_down(self) -> None:
-        """Begin to copy a kept prefix below, so that its rows can be given up later."""
-        if self._kept is not None:
-            self._kept.copy_down()
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
@@ -299,15 +303,14 @@ class KvManager(Generic[Holding]):
         """
         holding = self._held.get(seq_id)
         need = 0 if holding is None else self._store.missing(holding, tokens)
-        if holding is None or not 0 < need <= most or not self._store.premap(holding, tokens):
-            return 0
-        return need
+        ahead = holding is not None and 0 < need <= most and self._store.premap(holding, tokens)
+        return need if ahead else 0
 
     def free(self, seq_id: int, keep: bool = False) -> None:
         """`seq_id` needs its KV no more.  `keep` it as a prefix for others while memory lasts."""
         holding = self._held.pop(seq_id, None)
-        if holding is not None and keep and self._kept is not None:
-            self._kept.add(seq_id, holding)
+        if holding is not None and keep and self.kept is not None:
+            self.kept.add(seq_id, holding)
             return
         if self._index is not None:
             self._index.forget(seq_id)
@@ -326,15 +329,12 @@ class KvManager(Generic[Holding]):
         self._trim_spare(self.room.pool.total)
         self._store.reclaim(self.room.pool.total)
 
-    def forget_prefixes(self) -> int:
-        """Give kept prefixes back; how many there were."""
-        return 0 if self._kept is None else self._kept.clear()
-
     def dispose(self) -> None:
         """Give everything back, for good."""
         for seq_id in [*self._held, *(self._below.sequences if self._below else ())]:
             self.free(seq_id)
-        self.forget_prefixes()
+        if self.kept is not None:
+            self.kept.clear()
         self._store.reclaim(self.room.pool.total)
         self.room.withdraw()
 
@@ -382,11 +382,12 @@ class KvManager(Generic[Holding]):
         """Whether one sequence of `tokens` tokens can run when it has the pool to itself."""
         return self.room.fits(self._store.chunks_alone(tokens), activation_bytes)
 
-    def could_hold(self, tokens: int, soon: bool = True) -> bool:
-        """Whether `tokens` tokens of a new sequence would fit what is free or idle now.
+    def chunks(self, tokens: int) -> int:
+        """Chunks that one sequence of so many tokens takes when it shares nothing."""
+        return self._store.chunks_alone(tokens)
 
-        `soon` counts what is free once copies have ended.
-        """
+    def could_hold(self, tokens: int, soon: bool = True) -> bool:
+        """Whether so many tokens would fit what is free or idle; `soon` waits for copies."""
         return self.room.could_have(self._store.chunks_alone(tokens), soon)
 
     def check(self) -> None:

@@ -17,6 +17,7 @@ from ellm.core.units import ceil_div
 from ellm.kv.geometry import KvGeometry
 from ellm.kv.pages import PageAllocator
 from ellm.kv.store import Extent
+from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 
 
@@ -67,6 +68,10 @@ class PagedStore:
     @property
     def warm(self) -> int:
         return self._pages.warm_chunks
+
+    @property
+    def span(self) -> Span:
+        return self._pages.span
 
     def open(self, tokens: int = 0) -> PagedHolding | None:
         holding = PagedHolding()

@@ -12,6 +12,7 @@ import heapq
 from collections import OrderedDict
 
 from ellm.core.errors import DriverError
+from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 
@@ -41,6 +42,10 @@ class PageAllocator:
         self._warm: list[int] = []
         self._queued_free = bytearray(b"\1") * pages
         self._queued_warm = bytearray(pages)
+
+    @property
+    def span(self) -> Span:
+        return self._tensor.span
 
     @property
     def address(self) -> int:

@@ -25,6 +25,8 @@ class PrefixIndex:
         self._holders: dict[bytes, dict[int, None]] = {}
         self._chains: dict[int, list[bytes]] = {}
         self._held: dict[int, int] = {}
+        # Who holds no block after this one.
+        self._ends: dict[bytes, dict[int, None]] = {}
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """Say that `seq_id` holds the KV of the first `computed` of `tokens`."""
@@ -34,7 +36,7 @@ class PrefixIndex:
             chain = self._chain(seq_id, tokens, blocks, salt)
             for digest in chain[held:blocks]:
                 self._holders.setdefault(digest, {})[seq_id] = None
-            self._held[seq_id] = blocks
+            self._end(seq_id, blocks)
 
     def match(
         self,
@@ -63,9 +65,9 @@ class PrefixIndex:
 
     def covered(self, seq_id: int) -> Iterator[int]:
         """Other sequences all of whose blocks `seq_id` holds too."""
-        for place, digest in enumerate(self._chains.get(seq_id, ())[: self._held.get(seq_id, 0)]):
-            for other in self._holders[digest]:
-                if other != seq_id and self._held[other] == place + 1:
+        for digest in self._chains.get(seq_id, ())[: self._held.get(seq_id, 0)]:
+            for other in self._ends.get(digest, ()):
+                if other != seq_id:
                     yield other
 
     def shorten(self, seq_id: int, tokens: int) -> None:
@@ -77,7 +79,7 @@ class PrefixIndex:
                 del holders[seq_id]
                 if not holders:
                     del self._holders[digest]
-            self._held[seq_id] = blocks
+            self._end(seq_id, blocks)
 
     def forget(self, seq_id: int) -> None:
         """`seq_id` has ended and holds nothing."""
@@ -85,7 +87,21 @@ class PrefixIndex:
         self._held.pop(seq_id, None)
         self._chains.pop(seq_id, None)
 
+    def _end(self, seq_id: int, blocks: int) -> None:
+        """From now on `seq_id` holds that many blocks."""
+        chain, held = self._chains[seq_id], self._held.get(seq_id, 0)
+        if held:
+            ends = self._ends[chain[held - 1]]
+            del ends[seq_id]
+            if not ends:
+                del self._ends[chain[held - 1]]
+        if blocks:
+            self._ends.setdefault(chain[blocks - 1], {})[seq_id] = None
+        self._held[seq_id] = blocks
+
     def check(self) -> None:
+        ends = {(self._chains[s][n - 1], s) for s, n in self._held.items() if n}
+        assert ends == {(digest, s) for digest, holders in self._ends.items() for s in holders}
         for digest, holders in self._holders.items():
             assert holders, digest
             for seq_id in holders:

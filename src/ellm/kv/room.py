@@ -72,6 +72,10 @@ class Room:
         for source in self._sources:
             source.used = now
 
+    def step_is_over(self) -> None:
+        """The workspace of the last step is not needed any more, until `make` asks for one."""
+        self._idle_workspace.keep = 0
+
     def make(
         self, missing: Callable[[], int], activation_bytes: int, most: Cost = Cost.MODEL
     ) -> bool:
@@ -79,6 +83,8 @@ class Room:
 
         Sources that cost more than `most` are not asked.
         """
+        if activation_bytes > self._workspace.capacity:  # the budget was smaller at the start
+            return False
         self._idle_workspace.keep = activation_bytes
         want = ceil_div(activation_bytes, self.pool.chunk_bytes)
 
@@ -101,6 +107,12 @@ class Room:
         want = ceil_div(activation_bytes, self.pool.chunk_bytes)
         room = self.pool.available(self.owners.kv) + self._idle_chunks(soon=False)
         return room - self._idle_workspace.idle() + self._workspace.mapped - want
+
+    @property
+    def spare_soon(self) -> int:
+        """Chunks that are free, idle, or on their way below, kept prefixes not counted."""
+        kept = self._balloon.idle_at(Cost.PREFIX) + self._balloon.idle_at(Cost.MODEL)
+        return self.pool.available(self.owners.kv) + self._balloon.idle() - kept
 
     def _idle_chunks(self, soon: bool) -> int:
         return self._balloon.idle() - (0 if soon else self._balloon.idle_at(Cost.LEAVING))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic, Protocol, TypeVar
 
 from ellm.core.layers import KvArena, KvTable
+from ellm.memory.driver import Span
 
 Holding = TypeVar("Holding")
 Extent = tuple[int, int]
@@ -33,6 +34,11 @@ class KvStore(Protocol, Generic[Holding]):
     @property
     def warm(self) -> int:
         """Chunks mapped for no holding."""
+        ...
+
+    @property
+    def span(self) -> Span:
+        """The addresses of the arena."""
         ...
 
     def open(self, tokens: int = 0) -> Holding | None:

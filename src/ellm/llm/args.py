@@ -65,7 +65,7 @@ class EngineArgs:
     kv_layout: str | KvLayout = KvLayout.CONTIGUOUS
     block_size: int = 16
     chunk_bytes: str | int | None = None
-    enable_prefix_caching: bool = False
+    enable_prefix_caching: bool = True
     chat_template: str | None = None
     seed: int = 0
     threads: int | None = None

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
-from ellm.core.clock import MonotonicClock
+from ellm.core.clock import Clock, MonotonicClock
 from ellm.core.config import ALL_PARTS, ElasticPart, KvLayout, MemoryConfig, MemoryMode
 from ellm.core.errors import BudgetError, ConfigError, DriverUnavailable
+from ellm.core.executor import Executor
 from ellm.core.units import format_bytes
 from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
@@ -26,12 +28,14 @@ from ellm.kernels.reference import ReferenceOps
 from ellm.kv.room import Owners
 from ellm.llm.args import EngineArgs
 from ellm.llm.blueprint import Blueprint
+from ellm.llm.step_times import StepTimes
 from ellm.llm.tier import open_tier
 from ellm.memory.balloon import Balloon
 from ellm.memory.budget import available_bytes, choose_chunk_bytes, default_budget, machine_bytes
 from ellm.memory.driver import Driver
 from ellm.memory.drivers.cuda import CudaDriver
 from ellm.memory.drivers.host import HostDriver
+from ellm.memory.fences import Fence
 from ellm.memory.metered import MeteredDriver
 from ellm.memory.pool import ChunkPool
 from ellm.memory.tiers import Tiers
@@ -56,6 +60,7 @@ class House:
     tiers: Tiers | None
     device: str
     memory: MemoryConfig
+    times: list[StepTimes] = field(default_factory=list)
 
     @classmethod
     def open(cls, args: EngineArgs, blueprints: Sequence[Blueprint]) -> House:
@@ -65,10 +70,12 @@ class House:
         """
         memory = _memory(args, blueprints)
         assert memory.budget is not None
-        driver = MeteredDriver(_driver(args.device, memory), MonotonicClock())
-        unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+        raw = _driver(args.device, memory)
+        driver = MeteredDriver(raw, MonotonicClock())
+        fence = partial(_fence, raw) if isinstance(raw, CudaDriver) else None
+        unmaps = DeferredUnmaps(driver, fence) if memory.uses(ElasticPart.DEFER) else None
         pool = ChunkPool(driver, memory.budget, unmaps)
-        tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir)
+        tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir, args.device)
         return cls(pool, Balloon(pool), tiers, args.device, memory)
 
     def settle(
@@ -88,6 +95,8 @@ class House:
 
     def close(self) -> None:
         """Release all memory at once.  No model is of use afterwards."""
+        for times in self.times:
+            times.save()
         if self.tiers is not None:
             self.tiers.close()
         self.pool.driver.close()
@@ -108,6 +117,7 @@ class Resident:
         self._progress = progress
         self._views: Weights | None = None
         self._engine: Engine | None = None
+        self._times: StepTimes | None = None
         self.weights = ModelWeights(house.pool, Owners.of(name), blueprint.weight_bytes, self._read)
 
     def _read(self, address: int) -> None:
@@ -117,7 +127,11 @@ class Resident:
         views = load(plan.checkpoint, plan.spec, plan.dtype, address, self._house.device, progress)
         self._views = self._views or views
 
-    def engine(self) -> Engine:
+    def engine(
+        self,
+        clock: Clock | None = None,
+        around: Callable[[Executor], Executor] = lambda runner: runner,
+    ) -> Engine:
         plan, house, views = self._blueprint, self._house, self._views
         assert views is not None, "the weights have not been read"
         parts = assemble_memory(
@@ -137,15 +151,22 @@ class Resident:
             longest = longest_context(parts, runner.activation_bytes, limits.max_model_len)
             limits = replace(limits, max_model_len=max(1, longest))
         try:
-            self._engine = Engine(limits, parts, runner, MonotonicClock(), plan.args.seed)
+            clock = clock or MonotonicClock()
+            self._times = StepTimes(plan, house.device)
+            house.times.append(self._times)
+            seed, cost = plan.args.seed, self._times.cost
+            self._engine = Engine(limits, parts, around(runner), clock, seed, cost)
         except BudgetError:
-            parts.kv.dispose()
+            parts.dispose()
             raise
         return self._engine
 
     def leave(self) -> None:
         if self._engine is not None:
             self._engine.dispose()
+        if self._times is not None:
+            self._times.save()
+            self._house.times.remove(self._times)
         self.weights.leave()
 
 
@@ -158,12 +179,19 @@ class Built:
     memory: MemoryConfig
 
 
-def build(args: EngineArgs, progress: Progress | None = None) -> Built:
+def build(
+    args: EngineArgs,
+    progress: Progress | None = None,
+    *,
+    clock: Clock | None = None,
+    around: Callable[[Executor], Executor] = lambda runner: runner,
+) -> Built:
     """Everything from a model's name to an engine that the caller steps.
 
-    `progress(done, total)` follows the loading of weights, in bytes.  Raises ModelError for a
-    model that cannot be served, ConfigError for options that make no sense, and BudgetError,
-    with numbers, when weights or the longest context do not fit the budget.
+    `progress(done, total)` follows the loading of weights, in bytes.  An experiment may put
+    something of its own `around` the executor, and set the engine's `clock`.  Raises ModelError
+    for a model that cannot be served, ConfigError for options that make no sense, and
+    BudgetError, with numbers, when weights or the longest context do not fit the budget.
     """
     prepare_device(args.device, args.threads)
     blueprint = Blueprint.draw(args)
@@ -172,7 +200,7 @@ def build(args: EngineArgs, progress: Progress | None = None) -> Built:
         resident = house.settle(blueprint, progress=progress)
         resident.weights.take()
         resident.weights.read()
-        return Built(resident.engine(), blueprint, house.memory)
+        return Built(resident.engine(clock, around), blueprint, house.memory)
     except BaseException:
         house.close()
         raise
@@ -245,6 +273,11 @@ def prepare_device(device: str, threads: int | None) -> None:
     if threads is not None and threads > cores:
         _log.warning("%d threads will share %d usable cores: expect it slower", threads, cores)
     torch.set_num_threads(threads or torch.get_num_threads())
+
+
+def _fence(driver: CudaDriver) -> Fence:
+    """The moment after all work given to the stream that computes so far."""
+    return driver.fence(torch.cuda.current_stream().cuda_stream)
 
 
 def _driver(device: str, memory: MemoryConfig) -> Driver:

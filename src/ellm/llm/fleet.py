@@ -12,7 +12,7 @@ from typing import Any
 
 from ellm.core.clock import MonotonicClock
 from ellm.core.config import MemoryMode
-from ellm.core.errors import ConfigError
+from ellm.core.errors import ConfigError, ModelNotFound
 from ellm.core.units import ceil_div, parse_bytes
 from ellm.engine.errand import HelperThread
 from ellm.engine.fleet import EngineFleet
@@ -68,17 +68,20 @@ class AsyncFleet:
             self._floors = self._ceilings = {args.name: share for args in models}
         inbox = Inbox()
         self._helper = HelperThread(inbox)
+        # Beside host memory the tier is a file, as the checkpoint is, and reads no faster.
+        tiers = None if self._args.device == "cpu" else self._house.tiers
         self._fleet = EngineFleet(
             self._house.pool,
             self._house.balloon,
             MonotonicClock(),
             self._helper,
             idle_release,
-            self._house.tiers,
+            tiers,
         )
         self._streams = Streams(self._fleet, inbox)
         self._served: dict[str, ServedModel] = {}
         self._created: dict[str, float] = {}
+        self._roots: dict[str, str] = {}
         self._streams.loop.start()
         try:
             for blueprint in blueprints:
@@ -99,10 +102,9 @@ class AsyncFleet:
         name = blueprint.args.name
         engine = self._fleet.model(name).engine
         frontend = Frontend.of(blueprint, engine)
-        self._served[name] = ServedModel(
-            name, engine, frontend, self._streams, root=blueprint.args.model
-        )
+        self._served[name] = ServedModel(name, engine, frontend, self._streams)
         self._created[name] = time.time()
+        self._roots[name] = blueprint.args.model
 
     @property
     def models(self) -> list[ModelInfo]:
@@ -125,12 +127,14 @@ class AsyncFleet:
                 "activations": pool.held(owners.activations) * pool.chunk_bytes,
             },
             wake_seconds=self._fleet.model(name).wake_seconds,
-            root=served.root,
+            root=self._roots[name] if self._roots[name] != name else None,
         )
 
     def backend(self, name: str) -> ServedModel:
         """The model as a server sees it.  Raises ModelNotFound."""
         self._fleet.model(name)
+        if name not in self._served:
+            raise ModelNotFound(f"model {name!r} is still being loaded: try again soon")
         return self._served[name]
 
     async def load(

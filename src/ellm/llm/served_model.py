@@ -31,21 +31,18 @@ class ServedModel:
     model_name: str
     max_model_len: int
 
-    def __init__(
-        self, name: str, engine: Engine, frontend: Frontend, streams: Streams, root: str
-    ) -> None:
+    def __init__(self, name: str, engine: Engine, frontend: Frontend, streams: Streams) -> None:
         self._engine = engine
         self._frontend = frontend
         self._streams = streams
         self.model_name = name
-        self.root = root
         self.max_model_len = engine.config.max_model_len
         self.is_draining = False
 
     @property
-    def parts(self) -> tuple[str, Engine, Frontend, Streams, str]:
+    def parts(self) -> tuple[str, Engine, Frontend, Streams]:
         """What this was made of."""
-        return self.model_name, self._engine, self._frontend, self._streams, self.root
+        return self.model_name, self._engine, self._frontend, self._streams
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -71,11 +68,11 @@ class ServedModel:
         Each output is cumulative; with `delta` it has only what is new, of the choices that have
         news.  News that arrive while the consumer is busy are merged into one output.  Closing the
         iterator, or cancelling the task, ends the request at once.  `request_id` is the caller's
-        own and need not be unique.  A lower `priority` goes first; `objectives` override the
-        engine's, field by field; requests of different `cache_salt` share no prefix.  A model that
-        sleeps is woken first.  Raises RequestError for a request that cannot be served, QueueFull
-        for one that cannot be served now, WakeFailed, ModelNotFound once the model has been
-        unloaded, and EngineDead.
+        own and need not be unique.  `objectives` override the engine's, field by field; requests
+        of different `cache_salt` share no prefix.  A model that sleeps is woken first.
+
+        Raises RequestError for a request that cannot be served, QueueFull for one that cannot be
+        served now, WakeFailed, ModelNotFound once the model is being unloaded, and EngineDead.
         """
         if self.is_draining:
             raise QueueFull("the engine is shutting down")

@@ -72,6 +72,11 @@ class Ledger:
         self._held = 0
 
     @property
+    def promised(self) -> int:
+        """Chunks promised to owners and groups in all."""
+        return self._ungrouped.floors + sum(group.promised for group in self._groups.values())
+
+    @property
     def free(self) -> int:
         """Chunks no owner holds; negative while more are held than there may be."""
         return self.total - self._held
@@ -114,9 +119,9 @@ class Ledger:
 
     def resize(self, total: int) -> None:
         """Change the total.  Raises BudgetError, changing nothing, if the floors do not fit."""
-        if self._floors > total:
+        if self.promised > total:
             raise BudgetError(
-                f"{self._floors} chunks are promised to owners, and the pool would have {total}: "
+                f"{self.promised} chunks are promised to owners, and the pool would have {total}: "
                 "lower their floors first"
             )
         self.total = total
@@ -156,7 +161,7 @@ class Ledger:
         return self._group_reach(self._groups.get(group, self._ungrouped))
 
     def _group_reach(self, home: Group) -> int:
-        others = self._floors - home.promised
+        others = self.promised - home.promised
         return home.limits.limited(self.total - others)
 
     def lacking(self, wants: Mapping[str, int]) -> tuple[int, int]:
@@ -204,14 +209,9 @@ class Ledger:
                 kept += max(group.limits.unmet, group.unmet())
         return kept
 
-    @property
-    def _floors(self) -> int:
-        """Chunks promised to owners and groups in all."""
-        return self._ungrouped.floors + sum(group.promised for group in self._groups.values())
-
     def _set(self, account: Account, name: str, floor: int, ceiling: int | None) -> None:
         before, account.floor = account.floor, floor
-        promised = self._floors
+        promised = self.promised
         if floor < 0 or promised > self.total:
             account.floor = before
             raise BudgetError(

@@ -121,6 +121,14 @@ class ChunkPool:
         to hold that many.  Raises BudgetError, changing nothing, when floors no longer fit.
         """
         assert total >= 1, total
+        if self.ledger.promised > total:
+            floors, room = (
+                format_bytes(n * self.chunk_bytes) for n in (self.ledger.promised, total)
+            )
+            raise BudgetError(
+                f"{floors} are promised as floors, and the budget would be {room}: lower the "
+                "floors first"
+            )
         self.ledger.resize(total)
         self._keep_to_total()
 

@@ -12,17 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from ellm.memory.driver import Driver, Span
+from ellm.memory.fences import Fence
 from ellm.memory.runs import adjacent_runs
-
-
-class Fence(Protocol):
-    """A moment in the device's work."""
-
-    def passed(self) -> bool: ...
-    def wait(self) -> None: ...
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ class ModelInfo:
 
     `max_model_len` is in tokens; `created` is when it was loaded, in Unix seconds.  `held` are its
     bytes by kind: weights, activations, kv.  `wake_seconds` is how long it last took to wake,
-    None if it never slept.  `root` is where it was loaded from, None where that is its name.
+    None if it never did.  `root` is where it was loaded from, None where that is its name.
     """
 
     name: str

@@ -19,7 +19,7 @@ from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
 from ellm.runtime.batch import fill_inputs, take_inputs
-from ellm.runtime.cuda_order import OrderedFerry
+from ellm.runtime.ordered_ferry import OrderedFerry
 from ellm.runtime.views import view
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
 

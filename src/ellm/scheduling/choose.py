@@ -17,6 +17,6 @@ SMALLEST_SHARE = 16
 def choose_policy(config: SchedulerConfig, cost: StepCost, bytes_below: int) -> Policy:
     """The policy that `config` names; `bytes_below` is the size of the tier, 0 for none."""
     if config.policy is SchedulingPolicy.FCFS:
-        return FcfsPolicy()
+        return FcfsPolicy(config.step_tokens)
     buffer = LogicalBuffer(bytes_below, bytes_below // SMALLEST_SHARE) if bytes_below else None
     return SloPolicy(Objectives(ttft=config.ttft_slo, tpot=config.tpot_slo), cost, buffer)

@@ -109,11 +109,14 @@ class StepCost:
         """The most tokens, up to `most`, that a step with `load` can add within `seconds`.
 
         They belong to one more sequence, of which `computed` tokens are computed.  0 if none fits.
+        `seconds` may be infinite.
         """
         c = self.coefficients
         room = seconds - c.seconds(load) - c.kv_token * computed - c.sequence
         if most <= 0 or room < 0:
             return 0
+        if room == math.inf:
+            return most
         # The step's time is a quadratic in the chunk, and this its positive root.
         linear = c.token + c.attention * (computed + 0.5) + c.kv_token
         slope = linear + math.sqrt(linear * linear + 2 * c.attention * room)

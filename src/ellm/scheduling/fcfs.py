@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
 
 from ellm.core.load import StepLoad
 from ellm.core.sequence import Sequence
@@ -33,6 +35,9 @@ class FcfsPolicy:
     ) -> int:
         return min(most, max(0, self._stall_tokens - load.tokens)) if decoding else most
 
+    def latest_step(self, sequences: Collection[Sequence], now: float) -> float:
+        return math.inf
+
     def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
         return True
 
@@ -44,6 +49,15 @@ class FcfsPolicy:
 
     def stepped(self, load: StepLoad, seconds: float) -> None:
         pass
+
+    def yielded(self, sequence: Sequence) -> None:
+        pass
+
+    def resumed(self, sequence: Sequence) -> None:
+        pass
+
+    def victim(self, running: SequenceOf[Sequence]) -> Sequence:
+        return running[-1]
 
     def finished(self, sequence: Sequence) -> None:
         pass

@@ -8,51 +8,53 @@ from dataclasses import dataclass
 
 from ellm.core.load import StepLoad
 
-# Who cannot save enough even in so many times the tokens expected of it has lost its objective.
-HOPE = 2
+# Predictions are not exact, so the mean is kept a little below the objective.
+AIM = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Savings:
-    """One decoding sequence with an objective of `tpot` seconds a token.
+class Progress:
+    """How far one decoding sequence is, with an objective of `tpot` seconds a token.
 
-    It has `saved` seconds against the objective since its first token (negative: it is behind),
-    is expected to make `future` tokens more, and may make `left`.
+    `past` tokens came in `elapsed` seconds after the first one.  It will make `sure` tokens more,
+    and perhaps as many as `likely`.
     """
 
     tpot: float
-    saved: float
-    future: float
-    left: int
+    past: int
+    elapsed: float
+    sure: float
+    likely: float
 
     def allowed_delay(self, pace: float) -> float:
         """Seconds by which it may be delayed if its tokens then come every `pace` seconds.
 
             tpot · (N past + N future) - (T past + T future)
 
-        in tokens and times after the first token.  Infinite if the objective is lost for good.
+        with the future tokens that are sure: what a mean promises cannot be spent.  Infinite if
+        the objective is lost: if even the likely tokens would not make up for what is behind.
         """
-        gain = self.tpot - pace
-        if self.saved + max(gain, 0.0) * min(self.left, HOPE * self.future) < 0:
+        behind = self.elapsed - self.tpot * self.past
+        if behind > max(self.tpot - pace, 0.0) * self.likely:
             return math.inf
-        return self.saved + gain * self.future
+        return AIM * self.tpot * (self.past + self.sure) - (self.elapsed + pace * self.sure)
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """All who decode at one moment: the load of their next tokens, and their savings."""
+    """All who decode at one moment: the load of their next tokens, and their progress."""
 
     now: float
     load: StepLoad
-    savings: tuple[Savings, ...]
+    progress: tuple[Progress, ...]
 
     @classmethod
-    def of(cls, lengths: Iterable[int], savings: Iterable[Savings], now: float) -> Decoding:
-        """`lengths` of KV after the step, for all; `savings` of those with an objective."""
+    def of(cls, lengths: Iterable[int], progress: Iterable[Progress], now: float) -> Decoding:
+        """`lengths` of KV after the step, for all; `progress` of those with an objective."""
         kv = list(lengths)
         load = StepLoad(len(kv), sum(kv), sum(kv), len(kv))
-        return cls(now, load, tuple(savings))
+        return cls(now, load, tuple(progress))
 
     def allowed_delay(self, pace: float) -> float:
         """The least that any of them can bear; infinite if nobody has an objective to lose."""
-        return min((each.allowed_delay(pace) for each in self.savings), default=math.inf)
+        return min((each.allowed_delay(pace) for each in self.progress), default=math.inf)

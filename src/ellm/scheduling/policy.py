@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
 from typing import Protocol
 
 from ellm.core.load import StepLoad
@@ -39,6 +40,13 @@ class Policy(Protocol):
         """
         ...
 
+    def latest_step(self, sequences: Collection[Sequence], now: float) -> float:
+        """When the next step must begin to keep every objective of these that can be kept.
+
+        Infinite if none depends on it.
+        """
+        ...
+
     def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
         """Whether a prompt whose KV takes `kv_bytes` may start while so many bytes lie below."""
         ...
@@ -56,6 +64,16 @@ class Policy(Protocol):
 
     def stepped(self, load: StepLoad, seconds: float) -> None:
         """A step took so long; all its tokens have been told."""
+        ...
+
+    def yielded(self, sequence: Sequence) -> None:
+        """A running sequence has been parked below; `resumed` is called when it runs again."""
+        ...
+
+    def resumed(self, sequence: Sequence) -> None: ...
+
+    def victim(self, running: SequenceOf[Sequence]) -> Sequence:
+        """Which of these, in order of arrival, shall yield its memory."""
         ...
 
     def finished(self, sequence: Sequence) -> None:

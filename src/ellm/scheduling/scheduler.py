@@ -21,6 +21,7 @@ from ellm.core.sequence import Sequence, SequenceStatus
 from ellm.kv.manager import KvManager
 from ellm.kv.parking import Whereabouts
 from ellm.scheduling.cost import StepCost
+from ellm.scheduling.displacement import Displacement
 from ellm.scheduling.draft import Draft
 from ellm.scheduling.policy import Policy
 from ellm.scheduling.queue import WaitingQueue
@@ -50,6 +51,7 @@ class Scheduler:
         policy: Policy,
         cost: StepCost,
         parks: bool = True,
+        displacement: Displacement | None = None,
     ) -> None:
         self._config = config
         self._kv = kv
@@ -57,6 +59,7 @@ class Scheduler:
         self._policy = policy
         self._cost = cost
         self._parks = parks
+        self._displacement = displacement
         # In order of arrival within a priority: who stands behind yields to who stands in front.
         self.running: list[Sequence] = []
         self.returning: list[Sequence] = []
@@ -85,15 +88,31 @@ class Scheduler:
         self._kv.begin(now)
         self._collect()
         self._set_layered_aside()
+        self._make_way(now)
         preemptions = self.preemptions
         decoding = [sequence for sequence in self.running if sequence.uncomputed == 1]
         draft = Draft(self._config.max_num_batched_tokens or _UNBOUNDED, _load_of(decoding))
-        for sequence in list(self.running):
+        for sequence in self._in_turn(now):
             if draft.left and sequence.status is SequenceStatus.RUNNING:
                 self._continue(sequence, draft, now)
         if self.preemptions == preemptions or not self.running:
             self._admit(draft, now)
         return draft.plan()
+
+    def _in_turn(self, now: float) -> list[Sequence]:
+        """Running sequences: as they came, or those who decode and then prompts by their rank."""
+        if not self._policy.skips:
+            return list(self.running)
+        prompts = [sequence for sequence in self.running if sequence.uncomputed > 1]
+        prompts.sort(key=lambda sequence: self._policy.rank(sequence, now))
+        return [*(s for s in self.running if s.uncomputed <= 1), *prompts]
+
+    def _make_way(self, now: float) -> None:
+        """Park those with time to spare for those without."""
+        if self._displacement is not None:
+            running = tuple(self.running)
+            for victim in self._displacement.victims(running, self._parking_pays, now):
+                self._preempt(victim)
 
     def yield_memory(self) -> bool:
         """Preempt the latest arrival, if anyone runs; whether someone did."""
@@ -106,11 +125,12 @@ class Scheduler:
         """Let a running sequence advance, at the cost of later ones if it must be."""
         most = self._most(sequence, draft, now)
         while most and not self._grant(sequence, draft, most):
-            victim = self.running[-1]
-            if victim is sequence and len(draft):
+            others = [s for s in self.running if s not in draft and s is not sequence]
+            later = [s for s in others if self._policy.skips or s.order > sequence.order]
+            if not later and len(draft):
                 return  # those in front advance, and will preempt it if they need its memory
-            self._preempt(victim)
-            if victim is sequence:
+            self._preempt(self._policy.victim(later) if later else sequence)
+            if not later:
                 return  # alone, and still short: start over in one piece
 
     def _most(self, sequence: Sequence, draft: Draft, now: float) -> int:
@@ -124,9 +144,13 @@ class Scheduler:
         return most
 
     def _grant(self, sequence: Sequence, draft: Draft, most: int) -> bool:
-        """Add as many tokens of `sequence` as memory allows now, if any."""
+        """Add as many tokens of `sequence` as memory allows now, if any.
+
+        What is to be computed in one piece is cut only when nobody is left to make room for it.
+        """
         count = most
-        least = min(most, SMALLEST_CHUNK) if self._config.chunked_prefill else most
+        cut = self._config.chunked_prefill or all(one is sequence for one in self.running)
+        least = min(most, SMALLEST_CHUNK) if cut else most
         while True:
             if self._fits(sequence, count, draft, gentle=least < count and count > LARGE_CHUNK):
                 return True
@@ -156,6 +180,7 @@ class Scheduler:
         self.running.remove(sequence)
         if self._parking_pays(sequence) and self._kv.park(sequence.seq_id, sequence.computed):
             self._kv.room.stats.swapped += 1
+            self._policy.yielded(sequence)
         else:
             self._kv.free(sequence.seq_id)
             sequence.computed = 0
@@ -202,6 +227,7 @@ class Scheduler:
                 self._put_back(sequence)
 
     def _run(self, sequence: Sequence) -> None:
+        self._policy.resumed(sequence)
         sequence.status = SequenceStatus.RUNNING
         insort(self.running, sequence, key=lambda s: s.order)
 
@@ -216,10 +242,18 @@ class Scheduler:
                 skipped.append(sequence)
             elif not self._start(sequence, draft, now):
                 skipped.append(sequence)
+                self._wish(sequence)
                 if len(skipped) > MOST_SKIPPED or not self._may_pass(sequence, now):
                     break
         for sequence in skipped:
             self.waiting.push(sequence)
+
+    def _wish(self, sequence: Sequence) -> None:
+        """Remember who could not start for want of memory."""
+        if self._displacement is not None and not self._kv.could_hold(
+            len(sequence.tokens), soon=False
+        ):
+            self._displacement.wish(sequence)
 
     def _may_pass(self, sequence: Sequence, now: float) -> bool:
         """Whether others may start before `sequence`, which cannot start now."""
@@ -241,8 +275,8 @@ class Scheduler:
         if not self._welcome(sequence, now):
             return False
         below = self._kv.where(sequence.seq_id) is not None
-        # A newcomer whose known tokens would not fit now would be preempted soon, or preempt.
-        if self.running and not self._kv.could_hold(len(sequence.tokens), soon=False):
+        # A newcomer whose tokens would not fit now would be preempted soon, or preempt.
+        if self.running and not self._kv.could_hold(self._tokens_to_hold(sequence), soon=False):
             return not below and self._start_layered(sequence, draft, now)
         if below:
             return self._recall(sequence, draft)
@@ -258,6 +292,11 @@ class Scheduler:
             return False
         self._run(sequence)
         return True
+
+    def _tokens_to_hold(self, sequence: Sequence) -> int:
+        """Tokens whose KV a waiting sequence would take, beside what it could share."""
+        known = self._kv.known(sequence.seq_id, sequence.tokens, _salt(sequence))
+        return len(sequence.tokens) - known
 
     def _start_layered(self, sequence: Sequence, draft: Draft, now: float) -> bool:
         """Admit a prompt with as many layers as fit, the others going below as it is computed."""
@@ -286,6 +325,7 @@ class Scheduler:
                 others = len(self.running) > 1
                 if others or self._kv.could_hold(len(sequence.tokens), soon=False):
                     self.running.remove(sequence)
+                    self._policy.yielded(sequence)
                     self._put_back(sequence)
 
     def _welcome(self, sequence: Sequence, now: float) -> bool:

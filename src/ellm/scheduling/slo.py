@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
 
 from ellm.core.load import StepLoad
 from ellm.core.objectives import Objectives
 from ellm.core.sequence import FinishReason, Sequence
 from ellm.scheduling.cost import StepCost
 from ellm.scheduling.logical_buffer import LogicalBuffer
-from ellm.scheduling.pace import Decoding, Savings
+from ellm.scheduling.pace import Decoding, Progress
+from ellm.scheduling.quantile import Quantile
 
 # Lanes of a priority.
 RESUMED, FEASIBLE, LATE = 0, 1, 2
@@ -24,27 +26,29 @@ PATIENCE = 30.0
 # So many others get their first token before the next overdue sequence goes first: under lasting
 # overload everyone ends up overdue, and serving them all in turn would be late for everybody.
 OVERDUE_EVERY = 9
-HEADROOM = 1.0
-FUT = 1.0
-# A smaller chunk is not worth its step, unless it ends the prompt.  The first in line gets
-# as much in any step, whatever it does to those who decode.
+# A smaller chunk is not worth its step, unless it ends the prompt.  Who goes first gets as much in
+# any step, whatever it does to those who decode.
 SMALLEST_CHUNK = 32
+# A step with prompts takes no more than this share of the engine's objective for the first token,
+# so that newcomers get their turn, or so many times what the smallest chunk makes it take.
+STEP_SHARE = 0.2
+STEP_LEAST = 4
 # Tokens a request is expected to make before any has finished.
 EXPECTED_OUTPUT = 128.0
 OUTPUT_RATE = 0.02
-# How much longer than alone a prompt takes among others: so that nine in ten take less.
-STRETCH_QUANTILE = 0.9
-STRETCH_RATE = 0.05
+# What nine in ten requests do counts as sure.
+SURE = 0.9
 
 
 class SloPolicy:
     """Serves as many requests as it can within their objectives.
 
     Lanes of a priority, in order: RESUMED are sequences that had begun and lost their memory, and
-    overdue ones in their turn; FEASIBLE are those that can still meet their deadline, earliest
-    first; LATE are those that cannot, and those that have none, in order of arrival.  So a lost
-    cause delays nobody, and nobody starves: of `OVERDUE_EVERY` + 1 first tokens one belongs to the
-    oldest overdue sequence, if there is one.
+    overdue ones in their turn; FEASIBLE are those that can still meet their deadline, and parked
+    ones that must be running again by some time, earliest first; LATE are those that cannot, and
+    those that have none, in order of arrival.  So a lost cause delays nobody, and nobody starves:
+    of `OVERDUE_EVERY` + 1 first tokens one belongs to the oldest overdue sequence of its priority,
+    if there is one.
 
     `cost` is the engine's, which teaches it.  `buffer` None is for an engine without a tier below.
     """
@@ -59,10 +63,16 @@ class SloPolicy:
         self._buffer = buffer
         self._others = OVERDUE_EVERY  # first tokens since an overdue one
         self._turn: Sequence | None = None  # the overdue one that is being served
-        self._output = EXPECTED_OUTPUT
-        self._outputs = 0
-        self._stretch = 1.0
-        self._decoding: Decoding | None = None  # as of the step being planned
+        self._parked: dict[int, float] = {}  # when they must be running again
+        self._finished = 0
+        self._mean_output = EXPECTED_OUTPUT
+        self._least_output = Quantile(1 - SURE, EXPECTED_OUTPUT / 4)
+        # How much longer a prompt takes than one step with all of it would, from its start.
+        self._stretch = Quantile(SURE, 1.0)
+        # Of the step being planned: who decodes, and when the first of its prompts is due.
+        self._decoding: Decoding | None = None
+        self._due = math.inf
+        self._beside = StepLoad()  # what decoding was last seen to be
         # What the step that is being told of did to each objective; None for nothing yet.
         self._ttft_breach: bool | None = None
         self._tpot_breach: bool | None = None
@@ -71,8 +81,13 @@ class SloPolicy:
         request = sequence.request
         if self._goes_first(sequence, now):
             return (request.priority, RESUMED, request.arrival, sequence.seq_id)
+        by = self._parked.get(sequence.seq_id)
+        if by is not None:
+            lane = FEASIBLE if by < math.inf else LATE
+            key = by if by < math.inf else request.arrival
+            return (request.priority, lane, key, sequence.seq_id)
         deadline = self._deadline(sequence)
-        if deadline < math.inf and now + self._prefill_seconds(sequence) <= deadline:
+        if deadline < math.inf and now + self.prefill_seconds(sequence) <= deadline:
             return (request.priority, FEASIBLE, deadline, sequence.seq_id)
         return (request.priority, LATE, request.arrival, sequence.seq_id)
 
@@ -81,7 +96,8 @@ class SloPolicy:
 
     def admits(self, sequence: Sequence, kv_bytes: int, parked_bytes: int, now: float) -> bool:
         # An empty tier holds nobody back, or what is larger than the buffer would wait for ever.
-        if self._buffer is None or parked_bytes == 0 or self._goes_first(sequence, now):
+        begun = sequence.num_output > 0
+        if self._buffer is None or begun or not parked_bytes or self._goes_first(sequence, now):
             return True
         return parked_bytes + kv_bytes <= self._buffer.size
 
@@ -96,50 +112,55 @@ class SloPolicy:
         first = self._goes_first(sequence, now)
         if first and sequence.num_output == 0:
             self._turn = sequence
-        limit = self.longest_step(sequence, decoding, now)
-        if limit == math.inf:
-            return most
         least = min(most, SMALLEST_CHUNK)
+        limit = self.longest_step(sequence, decoding, now)
         chunk = self._cost.largest_chunk(load, sequence.computed, most, limit)
         if chunk < least:
-            chunk = least if first and load.sequences == len(decoding) else 0
+            # Somebody must get on: whoever goes first, or anyone if nobody is disturbed.
+            alone = load.sequences == len(decoding) and (first or not decoding)
+            chunk = least if alone else 0
+        if chunk and chunk == sequence.uncomputed and now < self._deadline(sequence):
+            self._due = min(self._due, self._deadline(sequence))
         return chunk
 
     def longest_step(self, sequence: Sequence, decoding: Collection[Sequence], now: float) -> float:
-        """Seconds that a step with tokens of `sequence` may take, for the sake of those decoding.
+        """Seconds that a step with tokens of `sequence` may take; infinite for any time.
 
-        No more than the least delay any of them can bear, beside the time that decoding takes
-        once `sequence` decodes too.  0 if it could then not keep up itself.
+        For the sake of those who decode: the least delay any of them can bear, and the time that
+        decoding takes once `sequence` decodes too.  For the sake of prompts that end in the same
+        step: until the first of them is due.  For the sake of newcomers: see `STEP_SHARE`.
         """
-        own = self._of(sequence).tpot
         others = self._look_at(decoding, now)
-        if not decoding or (own is None and not others.savings):
-            return math.inf
-        length = len(sequence.tokens) + 1
-        pace = self._cost.predict(others.load.with_sequence(1, length))
-        # An objective that is out of reach even for a sequence alone restrains nobody.
-        if own is not None and HEADROOM * own < pace and self._alone(1, length) <= own:
-            return 0.0
-        return pace + others.allowed_delay(pace)
+        pace = self._cost.predict(others.load.with_sequence(1, len(sequence.tokens) + 1))
+        limit = min(pace + others.allowed_delay(pace), self._due - now)
+        if self._objectives.ttft is not None:
+            least = min(sequence.uncomputed, SMALLEST_CHUNK)
+            shortest = self._cost.predict(
+                others.load.with_sequence(least, sequence.computed + least)
+            )
+            limit = min(limit, max(STEP_SHARE * self._objectives.ttft, STEP_LEAST * shortest))
+        return limit
 
-    def savings(self, sequence: Sequence, now: float) -> Savings | None:
-        """What a decoding sequence has saved; None without an objective or a first token."""
+    def progress(self, sequence: Sequence, now: float) -> Progress | None:
+        """How far a decoding sequence is; None without an objective or a first token."""
         tpot = self._of(sequence).tpot
         if tpot is None or sequence.first_token is None:
             return None
-        saved = tpot * (sequence.num_output - 1) - (now - sequence.first_token)
-        left = sequence.request.max_tokens - sequence.num_output
-        future = min(left, max(FUT * self._output - sequence.num_output, 1.0))
-        return Savings(tpot, saved, future, left)
+        made, most = sequence.num_output, sequence.request.max_tokens
+        sure = max(min(self._least_output.value, most) - made, 1.0)
+        likely = max(min(self._mean_output, most) - made, 1.0)
+        return Progress(tpot, made - 1, now - sequence.first_token, sure, likely)
 
     def _look_at(self, decoding: Collection[Sequence], now: float) -> Decoding:
         """Those who decode, looked at once a step however many prompts ask."""
         seen = self._decoding
         if seen is None or seen.now != now or seen.load.sequences != len(decoding):
             lengths = (len(sequence.tokens) for sequence in decoding)
-            found = (self.savings(sequence, now) for sequence in decoding)
+            found = (self.progress(sequence, now) for sequence in decoding)
             seen = Decoding.of(lengths, (each for each in found if each is not None), now)
             self._decoding = seen
+            self._due = math.inf
+            self._beside = seen.load
         return seen
 
     def token(self, sequence: Sequence, now: float) -> None:
@@ -152,8 +173,10 @@ class SloPolicy:
             if objectives.ttft is not None:
                 late = now > self._deadline(sequence)
                 self._ttft_breach = late or bool(self._ttft_breach)
-        elif objectives.tpot is not None:
-            slow = now - sequence.last_token > objectives.tpot
+        elif objectives.tpot is not None and sequence.first_token is not None:
+            # By the mean so far: a sequence that was ahead may have paused in the tier below.
+            made = sequence.num_output - 1
+            slow = now - sequence.first_token > objectives.tpot * made
             self._tpot_breach = slow or bool(self._tpot_breach)
 
     def stepped(self, load: StepLoad, seconds: float) -> None:
@@ -162,14 +185,73 @@ class SloPolicy:
             self._buffer.push(self._ttft_breach, self._tpot_breach)
         self._ttft_breach = self._tpot_breach = None
 
+    def yielded(self, sequence: Sequence) -> None:
+        if sequence.first_token is not None:
+            pace = self._cost.predict(self._beside)
+            self._parked[sequence.seq_id] = self.resume_by(sequence, pace)
+
+    def resumed(self, sequence: Sequence) -> None:
+        self._parked.pop(sequence.seq_id, None)
+
+    def victim(self, running: SequenceOf[Sequence]) -> Sequence:
+        pace = self._cost.predict(self._beside)
+        return max(running, key=lambda s: (self.resume_by(s, pace), s.order))
+
+    def is_parked(self, sequence: Sequence) -> bool:
+        return sequence.seq_id in self._parked
+
+    def resume_by(self, sequence: Sequence, pace: float) -> float:
+        """When a sequence that pauses must run again to keep its objective.
+
+        It uses up what it has saved, and half of what it will save at `pace` seconds a token.
+        Infinite if there is nothing to lose: no objective, no token yet, or a first one too late.
+        """
+        first, tpot = sequence.first_token, self._of(sequence).tpot
+        if first is None or tpot is None or first > self._deadline(sequence):
+            return math.inf
+        likely = min(self._mean_output, sequence.request.max_tokens) - sequence.num_output
+        return first + tpot * (sequence.num_output - 1) + (tpot - pace) * max(likely, 1.0) / 2
+
+    def latest_step(self, sequences: Collection[Sequence], now: float) -> float:
+        pace = self._cost.predict(self._beside)
+        return min((self._run_by(each, pace, now) for each in sequences), default=math.inf)
+
+    def _run_by(self, sequence: Sequence, pace: float, now: float) -> float:
+        """When a sequence must be in a step; infinite if it has nothing left to lose."""
+        by = self._deadline(sequence)
+        if sequence.first_token is None:
+            by -= self.prefill_seconds(sequence)
+            return by if now <= by else math.inf
+        progress = self.progress(sequence, now)
+        if progress is None or sequence.first_token > by:
+            return math.inf
+        return now + progress.allowed_delay(pace)
+
+    def due(self, sequence: Sequence) -> float:
+        """When a waiting sequence must run, for its first token's sake or its pace's."""
+        return self._parked.get(sequence.seq_id, self._deadline(sequence))
+
+    def could_keep_pace(
+        self, newcomer: Sequence, running: Collection[Sequence], pace: float
+    ) -> bool:
+        """Whether all that have an objective to keep, parked ones too, can keep it in turns."""
+        tpot = self._of(newcomer).tpot
+        if tpot is None:
+            return True
+        keeping = sum(self.resume_by(s, pace) < math.inf for s in running)
+        keeping += sum(by < math.inf for by in self._parked.values())
+        return (keeping + 1) * pace <= tpot * max(1, sum(s.uncomputed == 1 for s in running))
+
     def finished(self, sequence: Sequence) -> None:
+        self.resumed(sequence)
         self._decoding = None
         self._end_turn(sequence)
         if sequence.finish_reason is FinishReason.ABORT:
             return
-        self._outputs += 1
-        rate = max(OUTPUT_RATE, 1 / self._outputs)
-        self._output += rate * (sequence.num_output - self._output)
+        self._finished += 1
+        rate = max(OUTPUT_RATE, 1 / self._finished)
+        self._mean_output += rate * (sequence.num_output - self._mean_output)
+        self._least_output.observe(sequence.num_output)
 
     def _of(self, sequence: Sequence) -> Objectives:
         return self._objectives.overridden(sequence.request.objectives)
@@ -186,8 +268,10 @@ class SloPolicy:
 
     def _goes_first(self, sequence: Sequence, now: float) -> bool:
         """Whether nobody of its priority may pass `sequence`."""
-        if sequence.num_output > 0 or sequence is self._turn:
+        if sequence is self._turn:
             return True
+        if sequence.num_output > 0:
+            return sequence.seq_id not in self._parked
         if self._turn is None:
             free = self._others >= OVERDUE_EVERY
         else:
@@ -198,21 +282,19 @@ class SloPolicy:
         if sequence is self._turn:
             self._turn = None
 
-    def _alone(self, tokens: int, length: int) -> float:
-        """Seconds of a step in which one sequence computes the last `tokens` of `length`."""
-        return self._cost.predict(StepLoad().with_sequence(tokens, length))
-
-    def _prefill_seconds(self, sequence: Sequence) -> float:
+    def prefill_seconds(self, sequence: Sequence) -> float:
         """How long the rest of a prompt is likely to take from its start to its first token."""
-        return self._stretch * self._alone(sequence.uncomputed, len(sequence.tokens))
+        return self._stretch.value * self._at_once(sequence.uncomputed, len(sequence.tokens))
+
+    def _at_once(self, tokens: int, length: int) -> float:
+        """Seconds of a step that computes the last `tokens` of `length` beside those who decode."""
+        return self._cost.predict(self._beside.with_sequence(tokens, length))
 
     def _learn_stretch(self, sequence: Sequence, now: float) -> None:
-        """Follow the quantile of (time taken / time alone) in small relative steps."""
-        if sequence.first_scheduled is None or sequence.preemptions or sequence.parent is not None:
+        started = sequence.first_scheduled
+        if started is None or sequence.preemptions or sequence.parent is not None:
             return
-        taken = now - sequence.first_scheduled
-        alone = self._alone(sequence.num_prompt, sequence.num_prompt)
-        if sequence.first_scheduled + self._stretch * alone > self._deadline(sequence):
-            return  # it was late from the start, and may have been held up for others
-        step = STRETCH_QUANTILE if taken > self._stretch * alone else STRETCH_QUANTILE - 1
-        self._stretch = min(max(self._stretch * (1 + STRETCH_RATE * step), 0.05), 20.0)
+        at_once = self._at_once(sequence.num_prompt, sequence.num_prompt)
+        # One that was late from the start may have been held up for others.
+        if started + self._stretch.value * at_once <= self._deadline(sequence):
+            self._stretch.observe((now - started) / max(at_once, 1e-9))

@@ -59,6 +59,10 @@ COUNTERS: Final = (
             "generation_tokens": ("vllm:generation_tokens", "Tokens generated."),
             "cached_tokens": ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache."),
             "prefix_queries": ("vllm:prefix_cache_queries", "Prompt tokens looked up there."),
+            "fetched_tokens": (
+                "vllm:external_prefix_cache_hits",
+                "Prompt tokens found in the tier below.",
+            ),
             "preemptions": ("vllm:num_preemptions", "Sequences put back to make room."),
             "steps": ("ellm:engine_steps", "Steps the engine ran."),
             "elastic.inflations": (

@@ -13,6 +13,7 @@ has finished; mapping slots that nothing reads yet needs no wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import count as count_from
 from typing import Any
 
@@ -44,7 +45,7 @@ class CudaDriver:
     ) -> None:
         cuda = self._cuda = import_bindings() if bindings is None else bindings
         self._on_shortage = on_shortage
-        handle = find_device(cuda, device)
+        handle = self._number = find_device(cuda, device)
         self._property = cuda.CUmemAllocationProp()
         self._property.type = cuda.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         self._property.location.type = cuda.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
@@ -68,6 +69,15 @@ class CudaDriver:
     @property
     def chunk_bytes(self) -> int:
         return self._mappings.chunk_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory of the whole device, whoever uses it."""
+        return int(self._call(self._cuda.cuDeviceTotalMem, self._number))
+
+    def fence(self, stream: int) -> CudaFence:
+        """A mark behind the work queued on a stream, given by its handle; 0 is the default one."""
+        return CudaFence(self._cuda, self._context.current, stream)
 
     def reserve(self, slots: int) -> Span:
         if slots < 1:
@@ -205,3 +215,42 @@ class CudaDriver:
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return call(self._cuda, function, *arguments)
+
+
+class CudaFence:
+    """An event recorded on a stream; it is destroyed when it has passed."""
+
+    def __init__(
+        self, cuda: Any, current: Callable[[], AbstractContextManager[None]], stream: int
+    ) -> None:
+        self._cuda = cuda
+        self._current = current
+        with current():
+            self._event = call(
+                cuda, cuda.cuEventCreate, int(cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+            )
+            try:
+                call(cuda, cuda.cuEventRecord, self._event, stream)
+            except DriverError:
+                call(cuda, cuda.cuEventDestroy, self._event)
+                raise
+
+    def passed(self) -> bool:
+        """Raises DriverError if earlier work on the device has failed."""
+        cuda = self._cuda
+        if self._event is None:
+            return True
+        with self._current():
+            (result,) = cuda.cuEventQuery(self._event)
+            if result == cuda.CUresult.CUDA_ERROR_NOT_READY:
+                return False
+            if result != cuda.CUresult.CUDA_SUCCESS:
+                raise DriverError(f"cuEventQuery was refused: {result.name}")
+            call(cuda, cuda.cuEventDestroy, self._event)
+        self._event = None
+        return True
+
+    def wait(self) -> None:
+        if self._event is not None:
+            with self._current():
+                call(self._cuda, self._cuda.cuEventSynchronize, self._event)

@@ -1,0 +1,177 @@
+"""Replay Prism's 27-model trace on one budget, split for good or elastic."""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from household import IDLE_SECONDS, MODELS, REQUESTS, arguments_of, smallest_share
+from judged import Solo, figures, solo_medians
+
+from harness.arm import Arm
+from harness.options import parser
+from harness.results import append, medians, ratios
+from harness.rounds import alternate
+from harness.worker import Worker
+
+HERE = Path(__file__).resolve().parent
+ARMS = (
+    Arm("static", {"memory_mode": "static"}),
+    Arm("elastic"),
+    Arm("elastic with a tier", {"kv_offloading_size": "1GiB"}),
+)
+# How many times as fast as it was recorded the trace is replayed: 300 s to 100 s.
+SPEEDS = (2.0, 3.0, 4.0, 6.0)
+# Objectives, in times of what a model takes alone to its first token, and for each one after.
+SCALE = (10.0, 10.0)
+# Requests of each model that are asked alone.
+ALONE = 7
+# The wait after the last answer, at the end of which nobody should hold anything.
+WAIT_SECONDS = 60.0
+SERIES_POINTS = 100
+
+
+def main() -> None:
+    options = parser(__doc__ or "", HERE, [arm.name for arm in ARMS], rounds=3)
+    options.add_argument("--speeds", type=_numbers, default=SPEEDS, help="comma-separated")
+    options.add_argument("--requests", type=int, default=REQUESTS, help="of the trace")
+    options.add_argument("--share", type=float, default=1.0, help="times the smallest share")
+    options.set_defaults(threads=1)
+    asked = options.parse_args()
+    if asked.quick:
+        asked.speeds, asked.requests = (8.0,), 60
+    each, pause = (1, 1.0) if asked.quick else (ALONE, WAIT_SECONDS)
+    share = int(asked.share * smallest_share(asked.threads))
+    shared: dict[str, Any] = {"memory": MODELS * share, "threads": asked.threads}
+    solo = measure_alone(shared, asked.seed, each)
+    arms = {arm.name: arm for arm in ARMS}
+    trials = []
+    for number, (speed, name) in alternate(asked.rounds, list(product(asked.speeds, asked.arms))):
+        question = {"seed": asked.seed + number, "speed": speed, "count": asked.requests}
+        trial = {"round": number, "arm": name, "speed": speed}
+        trial |= replay(arms[name], shared, solo, question, pause, series=not number)
+        trials.append(trial)
+        print(line(trial), file=sys.stderr, flush=True)
+    run = append(
+        asked.output,
+        seed=asked.seed,
+        trials=trials,
+        threads=asked.threads,
+        share=share,
+        scale=SCALE,
+        alone={str(model): times for model, times in solo.items()},
+    )
+    print(table(run))
+
+
+def measure_alone(shared: dict[str, Any], seed: int, each: int) -> Solo:
+    """Median TTFT and TPOT of every model while no other has requests."""
+    opening = {"models": [arguments_of(m, shared) for m in range(MODELS)], "idle_release": None}
+    with Worker(HERE / "worker.py", opening) as worker:
+        return solo_medians(worker.ask({"alone": {"seed": seed, "each": each}})["alone"])
+
+
+def replay(
+    arm: Arm,
+    shared: dict[str, Any],
+    solo: Solo,
+    question: dict[str, Any],
+    pause: float,
+    series: bool,
+) -> dict[str, Any]:
+    """One arm through the trace, in a process of its own, and what it still held afterwards."""
+    arguments = arm.arguments(shared)
+    models = []
+    for model in range(MODELS):
+        ttft, tpot = solo[model]
+        wished = {"ttft_slo": SCALE[0] * ttft, "tpot_slo": SCALE[1] * tpot}
+        models.append(arguments_of(model, {**arguments, **wished}))
+    static = arguments.get("memory_mode") == "static"
+    idle = None if static else IDLE_SECONDS / question["speed"]
+    with Worker(HERE / "worker.py", {"models": models, "idle_release": idle}) as worker:
+        answer = worker.ask({"replay": question})
+        after = worker.ask({"wait": pause + (idle or 0.0) * (pause < WAIT_SECONDS)})
+    memory = answer["memory"]
+    thinner = max(1, len(memory) // SERIES_POINTS)
+    peak = max(sample["physical"] for sample in memory)
+    peak_rss = max(sample["rss"] for sample in memory)
+    return {
+        **figures(answer["requests"], solo, SCALE, answer["seconds"]),
+        "seconds": answer["seconds"],
+        "other_cpus": answer["other_cpus"],
+        "peak_bytes": peak,
+        "peak_rss": peak_rss,
+        "rss_before": answer["rss_before"],
+        "idle_bytes": after["physical"],
+        "idle_rss": after["rss"],
+        "idle_share": after["physical"] / peak,
+        "asleep_after": after["asleep"],
+        "wakes": len(answer["wakes"]),
+        "wake_seconds": sorted(round(seconds, 4) for seconds in answer["wakes"]),
+        "errors_said": sorted({r["error"] for r in answer["requests"] if "error" in r})[:5],
+        "memory": _series(memory[::thinner]) if series else None,
+    }
+
+
+def _series(samples: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Column by column, in MiB."""
+    return {
+        "t": [sample["t"] for sample in samples],
+        "held": [[round(held / 2**20, 1) for held in sample["held"]] for sample in samples],
+        "physical": [round(sample["physical"] / 2**20, 1) for sample in samples],
+        "asleep": [sample["asleep"] for sample in samples],
+    }
+
+
+def line(trial: dict[str, Any]) -> str:
+    """One trial for whoever looks on."""
+    return (
+        f"round {trial['round'] + 1}, {trial['speed']:g}x, {trial['arm']}: "
+        f"attainment {trial['attainment']:.1%} (ttft {trial['ttft_attainment']:.0%}, "
+        f"tpot {trial['tpot_attainment']:.0%}; strict {trial['strict_attainment']:.0%}), "
+        f"goodput {trial['goodput']:.2f}/s, "
+        f"ttft {1e3 * trial['ttft_p50']:.0f}/{1e3 * trial['ttft_p95']:.0f} ms, "
+        f"tpot {1e3 * trial['tpot_p50']:.1f}/{1e3 * trial['tpot_p95']:.1f} ms, "
+        f"{trial['errors']} errors, {trial['seconds']:.0f} s, "
+        f"peak {trial['peak_bytes'] / 2**20:.0f} MiB, afterwards {trial['idle_share']:.1%}, "
+        f"{trial['wakes']} wakes, others {trial['other_cpus']:.2f}"
+    )
+
+
+def table(run: dict[str, Any]) -> str:
+    """The run as a Markdown table."""
+    trials = run["trials"]
+    rows = [
+        "| speed | arm | attainment | goodput /s | vs static | TTFT p50 / p95 ms "
+        "| TPOT p50 / p95 ms | afterwards |",
+        "| --: | --- | --: | --: | --: | --: | --: | --: |",
+    ]
+    figure = {
+        name: medians(trials, name, ["speed"])
+        for name in (
+            "attainment", "goodput", "ttft_p50", "ttft_p95", "tpot_p50", "tpot_p95", "idle_share",
+        )
+    }  # fmt: skip
+    gain = ratios(trials, "goodput", "static", ["speed"])
+    for arm, speed in sorted(figure["attainment"], key=lambda key: (key[1], key[0])):
+        value = {name: values[arm, speed] for name, values in figure.items()}
+        rows.append(
+            f"| {speed:g} | {arm} | {value['attainment']:.1%} | {value['goodput']:.2f} "
+            f"| {gain.get((arm, speed), float('nan')):.2f}x "
+            f"| {1e3 * value['ttft_p50']:.0f} / {1e3 * value['ttft_p95']:.0f} "
+            f"| {1e3 * value['tpot_p50']:.1f} / {1e3 * value['tpot_p95']:.1f} "
+            f"| {value['idle_share']:.1%} |"
+        )
+    return "\n".join(rows)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    main()
