@@ -97,6 +97,14 @@ def test_the_oldest_is_cut_first_and_from_its_end(layout: str, warm: bool) -> No
 
 
 @LAYOUTS
+def test_a_full_memory_lacks_no_more_than_what_is_asked(layout: str) -> None:
+    scene = Scene(layout, chunks=10)
+    scene.end(list(range(40)))
+    assert scene.pool.free == 0
+    assert scene.store.missing(scene.store.open(), 8) == 2
+
+
+@LAYOUTS
 def test_what_was_used_lately_stays_longest(layout: str) -> None:
     scene = Scene(layout)
     first, second, third = (scene.end([number] * 12) for number in range(3))

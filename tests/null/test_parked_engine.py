@@ -17,6 +17,7 @@ from ellm.core.config import (
 )
 from ellm.core.objectives import Objectives
 from ellm.core.units import KIB
+from ellm.scheduling.slo import SloPolicy
 
 left_out = st.sets(st.sampled_from(list(ElasticPart)), max_size=2)
 seconds = st.sampled_from([None, 0.01, 0.05, 0.3, 2.0])
@@ -100,3 +101,96 @@ def test_whatever_goes_below_every_byte_and_every_token_is_right(
             bench.step()
     bench.drain(refused=refused)
     bench.end()
+
+
+def small_bench(
+    chunks: int = 24,
+    rate: float = 1e8,
+    tier: int = 300,
+    slo: bool = False,
+    prefixes: bool = False,
+    step: int | None = None,
+) -> ParkedBench:
+    """`chunks` of 4 KiB; 96 tokens take twelve, and the smallest step five more."""
+    return ParkedBench(
+        MemoryConfig(chunk_bytes=4 * KIB, prefix_caching=prefixes),
+        SchedulerConfig(
+            max_num_seqs=8,
+            max_num_batched_tokens=step,
+            max_model_len=CONTEXT,
+            policy=SchedulingPolicy.SLO if slo else SchedulingPolicy.FCFS,
+        ),
+        TierKind(tier * KIB, rate=rate),
+        chunks * 4 * KIB,
+    )
+
+
+def finish(bench: ParkedBench) -> None:
+    bench.drain()
+    bench.end()
+
+
+def test_one_that_is_taken_back_alone_goes_on_at_once() -> None:
+    bench = small_bench(rate=2e6)
+    bench.submit([1] * 50, 5)
+    bench.step()
+    assert bench.engine.yield_memory()
+    bench.step()
+    assert (bench.engine.obstacle, len(bench.tokens["r0", 0])) == (None, 2)
+    finish(bench)
+
+
+def test_one_whose_bytes_were_lost_below_is_computed_again_at_once() -> None:
+    bench = small_bench(rate=2e6)
+    bench.submit([1] * 50, 5)
+    bench.step()
+    bench.stores[0].arm("write", 1)
+    assert bench.engine.yield_memory()
+    below = bench.memory.kv._below
+    assert below is not None
+    assert below.release(1) > 0, "its rows are wanted now"
+    bench.step()
+    assert (bench.engine.obstacle, len(bench.tokens["r0", 0])) == (None, 2)
+    finish(bench)
+
+
+def test_a_beginning_that_leaves_no_room_for_the_rest_is_not_shared_by_one_alone() -> None:
+    """The kept 64 tokens take eight chunks, and only four of the rest fit beside them."""
+    bench = small_bench(chunks=18, tier=1, prefixes=True)
+    bench.submit([1] * 65, 1)
+    bench.drain()
+    for room in range(bench.least, 19):
+        bench.pool.resize(room)
+        bench.submit([1] * 65 + [2] * 20, 2)
+        bench.step()
+        assert bench.engine.obstacle is None, room
+        bench.drain()
+    bench.end()
+
+
+def test_one_that_fills_the_tier_may_come_back_from_it() -> None:
+    """Newcomers may fill only a part of the tier; what is there already makes it no fuller."""
+    bench = small_bench(slo=True, tier=40, step=40)
+    bench.submit([1] * 64, 5)
+    bench.step()
+    assert bench.engine.yield_memory()
+    policy = bench.engine._policy
+    assert isinstance(policy, SloPolicy)
+    assert policy._buffer is not None
+    policy._buffer.size = 1
+    bench.step()
+    assert bench.engine.obstacle is None
+    finish(bench)
+
+
+def test_a_step_that_lacks_only_what_is_being_copied_waits_for_the_copy() -> None:
+    bench = small_bench(chunks=20, rate=2e5, prefixes=True)
+    bench.submit([1] * 80, 1)
+    bench.step()
+    kept = bench.memory.kv.kept
+    assert kept is not None
+    assert kept.copy_down(20)
+    bench.submit([2] * 80, 2)
+    bench.step()
+    assert bench.engine.obstacle is None
+    finish(bench)

@@ -99,18 +99,33 @@ class KeptPrefixes(Generic[Holding]):
                 break
         return freed
 
-    def copy_down(self) -> bool:
-        """Begin to copy the oldest entry that has no copy; False if there is none, or no room.
+    def copy_down(self, count: int) -> bool:
+        """Begin to copy the oldest entry that has no copy, so that `count` chunks can be given up
+        at no cost; False if they can already, or there is none, or no room.
 
-        One at a time: the tier has better to do than keep pace with all that ends.
+        No more than that: what is in memory and below takes the place of another entry below.  And
+        one at a time: the tier has better to do than keep pace with all that ends.
         """
-        if self._tiers is None or any(kept.is_moving for kept in self._kept.values()):
+        if self._tiers is None:
             return False
+        safe = 0
         for kept in self._kept.values():
-            if kept.holding is None or kept.is_copied:
+            if kept.holding is None:
                 continue
-            return self._begin_copy(kept)
+            if kept.is_moving or safe >= count:
+                return False
+            if not kept.is_copied:
+                return self._begin_copy(kept)
+            safe += self._store.chunks_alone(kept.tokens)
         return False
+
+    def wait(self) -> bool:
+        """Return when the copy that is on its way has ended; False if there is none."""
+        moving = next((kept.block for kept in self._kept.values() if kept.is_moving), None)
+        if moving is None or self._tiers is None:
+            return False
+        self._tiers.wait(moving)
+        return True
 
     def _begin_copy(self, kept: Kept[Holding]) -> bool:
         """Whether a copy of its rows is on its way; older ones below make room for it."""

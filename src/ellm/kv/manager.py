@@ -29,10 +29,7 @@ from ellm.memory.balloon import Cost
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout.  `None` means not now.
-
-    `kept` are the prefixes of ended sequences, None without a prefix cache.
-    """
+    """The KV of every sequence by its id, over one layout; `kept` is None without such a cache."""
 
     def __init__(
         self,
@@ -82,7 +79,7 @@ class KvManager(Generic[Holding]):
         """A step is about to be planned at `now`, in seconds."""
         self.room.touch(now)
         if self._below is not None:
-            self._below.lot.settle()
+            self._below.begin()
 
     def gathers(self, tokens: int) -> bool:
         """Whether KV of that many tokens may lie in more than one run of rows."""
@@ -223,9 +220,8 @@ class KvManager(Generic[Holding]):
 
     def park_seconds(self, tokens: int) -> float | None:
         """How long parking and fetching `tokens` tokens would take; None for no tier."""
-        if self._below is None:
-            return None
-        return self._below.seconds(tokens * self._store.token_bytes)
+        size = tokens * self._store.token_bytes
+        return None if self._below is None else self._below.seconds(size)
 
     def park(self, seq_id: int, tokens: int) -> bool:
         """Send the first `tokens` tokens of `seq_id` below; False, and no change, if not now.
@@ -233,7 +229,7 @@ class KvManager(Generic[Holding]):
         Its rows stay taken until they are safe; those beyond `tokens` are given up.
         """
         holding = self._held.get(seq_id)
-        if self._below is None or holding is None:
+        if not self._below or holding is None:
             return False
         while not self._below.lot.park(seq_id, holding, tokens):
             if self.kept is None or not self.kept.shed():
@@ -289,7 +285,9 @@ class KvManager(Generic[Holding]):
 
     def wait(self) -> bool:
         """Return when something has moved below or back; False if nothing was moving."""
-        return self._below is not None and self._below.wait()
+        if self._below is not None and self._below.wait():
+            return True
+        return self.kept is not None and self.kept.wait()
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
