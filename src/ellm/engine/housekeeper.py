@@ -25,7 +25,8 @@ from ellm.memory.metered import MeteredDriver
 AHEAD_TOKENS = 32
 # Most bytes that all sequences together have mapped ahead (eLLM stays below 50 MB).
 MOST_AHEAD = 48 * MIB
-# Warm ranges go while less than this share of the pool is free (vAttention, arXiv 2405.04437).
+# Warm ranges go, and nothing is mapped ahead, while less than this share of the pool is free
+# (vAttention, arXiv 2405.04437).
 LOW_WATER = 0.1
 # Kept prefixes are copied to the tier below until this share is free, or could be at no cost.
 HIGH_WATER = 0.3
@@ -71,7 +72,8 @@ class Housekeeper:
 
     def _map_ahead(self, running: Iterable[Sequence]) -> None:
         kv, pool = self._memory.kv, self._memory.pool
-        most = min(MOST_AHEAD // pool.chunk_bytes, pool.free)
+        # Of the last chunks free, the next prompt would take back what was mapped ahead.
+        most = min(MOST_AHEAD // pool.chunk_bytes, pool.free - int(LOW_WATER * pool.total))
         for sequence in running:
             if most <= 0:
                 return
