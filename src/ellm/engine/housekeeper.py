@@ -70,7 +70,7 @@ class Housekeeper:
 
     def _map_ahead(self, running: Iterable[Sequence]) -> None:
         kv, pool = self._memory.kv, self._memory.pool
-        most = min(MOST_AHEAD // pool.chunk_bytes, pool.free)
+        most = min(MOST_AHEAD // pool.chunk_bytes - kv.ahead, pool.free)
         for sequence in running:
             if most <= 0:
                 return
