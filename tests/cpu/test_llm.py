@@ -243,7 +243,7 @@ def test_ctrl_c_frees_everything(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> N
     assert calls == 3
     snapshot = llm._engine.snapshot()
     assert (snapshot.running, snapshot.waiting) == (0, 0)
-    assert snapshot.owners["kv"] == snapshot.idle["warm"] + snapshot.idle["prefix"]
+    assert snapshot.owners["kv"] == snapshot.idle["warm"] + snapshot.idle["prefixes"]
     llm._engine.check()
     assert tokens(ask(llm, PROMPTS, max_tokens=8, ignore_eos=True)) == want
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

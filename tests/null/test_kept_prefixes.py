@@ -78,6 +78,22 @@ class Scene:
 
 
 @LAYOUTS
+def test_what_an_entry_in_memory_covers_is_not_kept_beside_it(layout: str) -> None:
+    scene = Scene(layout)
+    long = scene.end([1] * 12)
+    other = scene.end([2] * 8)
+    held = scene.pool.held("kv")
+    for short in ([1] * 8, [1] * 12, [1] * 5):
+        scene.end(short)
+        assert (len(scene.kept), scene.pool.held("kv")) == (2, held)
+        assert scene.known([1] * 12) == 12
+    assert scene.kept.evict()
+    assert scene.kept.get(other) is None, "the long one was of use after it"
+    assert scene.kept.get(long) is not None
+    scene.check()
+
+
+@LAYOUTS
 @WARM
 def test_the_oldest_is_cut_first_and_from_its_end(layout: str, warm: bool) -> None:
     scene = Scene(layout, warm)
@@ -130,7 +146,7 @@ def test_an_entry_that_a_longer_one_covers_goes(layout: str) -> None:
     assert scene.kept.get(short) is None
     assert {seq for seq in (other, long) if scene.kept.get(seq)} == {other, long}
     assert (scene.known(text), scene.known(text[:17])) == (40, 16)
-    again = scene.end(text)
+    again = scene.end([*text, *range(8)])
     assert scene.kept.get(long) is None
     assert scene.kept.get(again) is not None
 

@@ -123,7 +123,7 @@ class Play:
         except BudgetError:
             assert asked > self.books.total or low or crowded
         else:
-            assert not (asked > self.books.total)
+            assert asked <= self.books.total
             assert not low
             assert not crowded
             self.books.floor[name], self.books.ceiling[name] = floor, ceiling

@@ -73,7 +73,8 @@ class Housekeeper:
     def _map_ahead(self, running: Iterable[Sequence]) -> None:
         kv, pool = self._memory.kv, self._memory.pool
         # Of the last chunks free, the next prompt would take back what was mapped ahead.
-        most = min(MOST_AHEAD // pool.chunk_bytes, pool.free - int(LOW_WATER * pool.total))
+        spare = pool.free - int(LOW_WATER * pool.total)
+        most = min(MOST_AHEAD // pool.chunk_bytes - kv.ahead, spare)
         for sequence in running:
             if most <= 0:
                 return

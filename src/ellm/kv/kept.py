@@ -71,15 +71,29 @@ class KeptPrefixes(Generic[Holding]):
         return sum(kept.block.size for kept in self._kept.values() if kept.block is not None)
 
     def add(self, seq_id: int, holding: Holding) -> None:
-        """Keep what an ended sequence published; entries that it covers are not needed any more."""
+        """Keep what an ended sequence published, unless an entry in memory covers all of it.
+
+        Entries that it covers are not needed any more.
+        """
         held = self._index.held(seq_id)
         self._store.trim(holding, held)
         self._kept[seq_id] = Kept(held, holding)
+        there = (
+            None if not held else next(filter(self._is_here, self._index.covering(seq_id)), None)
+        )
+        if not held or there is not None:
+            self._drop(seq_id)
+            if there is not None:
+                self.touch(there)
+            return
         for other in list(self._index.covered(seq_id)):
             if other in self._kept:
                 self._drop(other)
-        if not held:
-            self._drop(seq_id)
+
+    def _is_here(self, seq_id: int) -> bool:
+        """Whether it is kept, with its rows."""
+        kept = self._kept.get(seq_id)
+        return kept is not None and kept.holding is not None
 
     def touch(self, seq_id: int) -> None:
         """Someone has just used it."""

@@ -54,16 +54,16 @@ class KvManager(Generic[Holding]):
     def _offer(self) -> None:
         room, store = self.room, self._store
         if not room.fixed:
-            room.offer("premap", Cost.PREMAPPED, self._spare, self._trim_spare)
+            room.offer("premapped", Cost.PREMAPPED, lambda: self.ahead, self._trim_spare)
             room.offer("warm", Cost.WARM, lambda: store.warm, store.reclaim)
         if (below := self._below) is not None:
             room.offer("leaving", Cost.LEAVING, lambda: below.leaving, below.release)
         if (kept := self.kept) is not None:
-            room.offer("prefix", Cost.PREFIX, lambda: self._idle_prefixes(kept), kept.release)
+            room.offer("prefixes", Cost.PREFIX, lambda: self._idle_prefixes(kept), kept.release)
 
     def _idle_prefixes(self, kept: KeptPrefixes[Holding]) -> int:
         """At most how many chunks only kept prefixes hold; many of them share their beginning."""
-        beside = self._store.warm + self._spare()
+        beside = self._store.warm + self.ahead
         return max(0, min(kept.chunks, self.room.pool.held(self.room.owners.kv) - beside))
 
     @property
@@ -285,9 +285,8 @@ class KvManager(Generic[Holding]):
 
     def wait(self) -> bool:
         """Return when something has moved below or back; False if nothing was moving."""
-        if self._below is not None and self._below.wait():
-            return True
-        return self.kept is not None and self.kept.wait()
+        below, kept = self._below, self.kept
+        return (below is not None and below.wait()) or (kept is not None and kept.wait())
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
         """The first `computed` of `tokens` now have KV that others may share."""
@@ -336,7 +335,8 @@ class KvManager(Generic[Holding]):
         self._store.reclaim(self.room.pool.total)
         self.room.withdraw()
 
-    def _spare(self) -> int:
+    @property
+    def ahead(self) -> int:
         """Chunks mapped ahead of the sequences."""
         store = self._store
         return sum(
@@ -348,9 +348,7 @@ class KvManager(Generic[Holding]):
     def _trim_spare(self, count: int) -> int:
         freed = 0
         for holding in self._held.values():
-            if freed >= count:
-                break
-            if holding is not self._granting:
+            if freed < count and holding is not self._granting:
                 freed += self._store.trim(holding, self._store.tokens(holding))
         return freed
 

@@ -44,6 +44,7 @@ class PagedStore:
         keep_warm: bool = False,
     ) -> None:
         self._pool = pool
+        self._owner = owner
         self._geometry = geometry
         self._block = block_size
         page_bytes = block_size * geometry.token_bytes
@@ -97,7 +98,11 @@ class PagedStore:
 
     def premap(self, holding: PagedHolding, tokens: int) -> bool:
         more = self._pages_for(holding, tokens)
-        pages = self._pages.take(more) if more else []
+        if not more:
+            return True
+        if self.missing(holding, tokens) > self._pool.available(self._owner):
+            return False
+        pages = self._pages.take(more)
         if pages is None:
             return False
         holding.pages += pages

@@ -70,6 +70,11 @@ class PrefixIndex:
                 if other != seq_id:
                     yield other
 
+    def covering(self, seq_id: int) -> Iterator[int]:
+        """Other sequences that hold all blocks of `seq_id`, which has some."""
+        last = self._chains[seq_id][self._held[seq_id] - 1]
+        return (other for other in self._holders[last] if other != seq_id)
+
     def shorten(self, seq_id: int, tokens: int) -> None:
         """`seq_id` holds no more than its first `tokens` tokens."""
         blocks, held = tokens // self.block_size, self._held.get(seq_id, 0)

@@ -135,9 +135,14 @@ class ChunkPool:
     def trim(self) -> int:
         """Give every warm chunk back to the machine; how many bytes that was.
 
-        Raises DriverError, and changes nothing, if the machine does not take them.
+        When the machine does not take them they stay warm, `refusal` tells why, and the next call
+        tries again.
         """
-        return self._cool(0) * self.chunk_bytes
+        try:
+            return self._cool(0) * self.chunk_bytes
+        except DriverError as refusal:
+            self.refusal = refusal
+            return 0
 
     def _keep_to_total(self) -> None:
         """Give warm chunks beyond the total back; when the machine refuses, at the next drop."""
