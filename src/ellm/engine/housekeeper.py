@@ -27,7 +27,7 @@ AHEAD_TOKENS = 32
 MOST_AHEAD = 48 * MIB
 # Warm ranges go while less than this share of the pool is free (vAttention, arXiv 2405.04437).
 LOW_WATER = 0.1
-# Kept prefixes are copied to the tier below while less than this share is free.
+# This share of the pool is to be free, or held by kept prefixes that have copies below.
 HIGH_WATER = 0.3
 
 
@@ -44,8 +44,8 @@ class Housekeeper:
         self._unmap(wait=False)
         self._memory.kv.relax(LOW_WATER)
         kept, pool = self._memory.kv.kept, self._memory.pool
-        if kept is not None and pool.free < HIGH_WATER * pool.total:
-            kept.copy_down()
+        if kept is not None:
+            kept.copy_down(int(HIGH_WATER * pool.total) - pool.free)
         if self._premaps:
             self._map_ahead(running)
         self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)
