@@ -42,4 +42,4 @@ def test_nothing_is_mapped_ahead_when_little_is_free(chunks: int, ahead: bool) -
     now = engine.snapshot()
     engine.check()
     assert now.running == 2
-    assert bool(now.idle["premap"]) is ahead, now
+    assert bool(now.idle["premapped"]) is ahead, now

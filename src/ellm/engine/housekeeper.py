@@ -28,7 +28,7 @@ MOST_AHEAD = 48 * MIB
 # Warm ranges go, and nothing is mapped ahead, while less than this share of the pool is free
 # (vAttention, arXiv 2405.04437).
 LOW_WATER = 0.1
-# Kept prefixes are copied to the tier below until this share is free, or could be at no cost.
+# This share of the pool is to be free, or held by kept prefixes that have copies below.
 HIGH_WATER = 0.3
 
 
@@ -45,9 +45,8 @@ class Housekeeper:
         self._unmap(wait=False)
         self._memory.kv.relax(LOW_WATER)
         kept, pool = self._memory.kv.kept, self._memory.pool
-        short = int(HIGH_WATER * pool.total) - pool.free
-        if kept is not None and short > 0:
-            kept.copy_down(short)
+        if kept is not None:
+            kept.copy_down(int(HIGH_WATER * pool.total) - pool.free)
         if self._premaps:
             self._map_ahead(running)
         self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)
