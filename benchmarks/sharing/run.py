@@ -44,13 +44,16 @@ FITTING, STEP_BYTES = 3, 32 * 2**20
 
 
 def replayed(items: Sequence[WorkItem], sizes: Sequence[int], arms: Sequence[str]) -> list[Trial]:
-    """Every arm at every size, and what ideal caches would have found in its place."""
+    """Every arm at every size, and what ideal caches would have found in its place.
+
+    Without a cache the size makes no difference, and the smallest speaks for all.
+    """
     requests = ideal.numbered([item.prompt for item in items], BLOCK)
     share = BLOCK / sum(len(item.prompt) for item in items)
     unbounded = share * ideal.least_recently_used(requests, sys.maxsize)
     trials: list[Trial] = []
     for size in sizes:
-        for arm in arms:
+        for arm in arms if size == sizes[0] else [arm for arm in arms if arm != "off"]:
             below = BELOW * size if arm == "tier" else 0
             done = Replay(items, size, below, arm != "off").run()
             room = size + below
