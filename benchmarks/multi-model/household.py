@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ellm.cli.bench.traces import read_trace
@@ -12,9 +11,10 @@ from ellm.core.errors import BudgetError
 from ellm.core.units import KIB, MIB
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
+from harness import traces
 from harness.random_llama import RandomLlama
 
-TRACE = Path(__file__).resolve().parent / "trace.csv"
+TRACE = traces.HOME / "multimodel-prism/real_trace_27models.csv"
 MODELS = 27
 REQUESTS = 1500
 # Prompts and answers are this much of the trace's, and what is still longer than a context is cut.
@@ -43,7 +43,6 @@ LIMITS = {
     "max_num_seqs": 16,
     "chunk_bytes": CHUNK,
     "dtype": "bfloat16",
-    "kv_layout": "contiguous",
 }
 
 

@@ -23,7 +23,7 @@ def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDED
     run = load(file)[-1]
     arms = list(dict.fromkeys(trial["arm"] for trial in run["trials"]))
-    arms.sort(key=lambda arm: (arm == "static", arm))
+    arms.sort(key=lambda arm: (arm != "elastic", "static" not in arm, arm))
     look = styles(arms)
     figure, axes = panels(2, 3, width=11.0)
     rates(axes[0], run, "attainment", look)

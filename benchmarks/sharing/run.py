@@ -15,6 +15,7 @@ from replay import BLOCK, SCALE, Replay
 
 from ellm.cli.bench.traces import read_trace
 from ellm.cli.bench.workload import WorkItem
+from harness import traces
 from harness.arm import Arm
 from harness.options import parser
 from harness.random_llama import LLAMA_168M
@@ -23,7 +24,7 @@ from harness.rounds import alternate
 from harness.worker import Worker
 
 HERE = Path(__file__).resolve().parent
-TRACE = Path.home() / ".cache/ellm/conversation_trace.jsonl"
+TRACE = traces.HOME / "mooncake/conversation_trace.jsonl"
 SOURCE = (
     "https://raw.githubusercontent.com/kvcache-ai/Mooncake/"
     "3b5a594133958449a1feaf1c9e0fc1b553e34a28/FAST25-release/traces/conversation_trace.jsonl"

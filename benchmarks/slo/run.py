@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 from multiprocessing import Pool
@@ -19,12 +18,13 @@ from settings import SETTINGS, SMALL, Setting
 from simulated import Simulation
 from workload import Item, shapes
 
+from harness import traces
 from harness.options import parser
 from harness.results import Trial, append
 from harness.worker import Worker
 
 HERE = Path(__file__).resolve().parent
-DATA = Path(os.environ.get("TRACES_HOME", Path.home() / ".cache/traces"))
+DATA = traces.HOME
 # The setting that this machine is.
 REAL = "cpu-azure"
 QUICK_REQUESTS = 24
