@@ -45,8 +45,13 @@ class Below(Generic[Holding]):
     def is_layered(self, seq_id: int) -> bool:
         return self.layers is not None and seq_id in self.layers
 
-    def seconds(self, size: int) -> float:
-        """How long it takes until `size` bytes are below, and then back."""
+    def seconds(self, size: int, shed: int = 0) -> float | None:
+        """How long it takes until `size` bytes are below, and then back.
+
+        None if there is no room for them there, though `shed` bytes can be given up.
+        """
+        if size > self.tiers.free + shed:
+            return None
         return self.tiers.store_seconds(size) + size / self.tiers.read_bandwidth
 
     def open_layered(

@@ -219,9 +219,10 @@ class KvManager(Generic[Holding]):
         return self._below is not None and self._below.is_layered(seq_id)
 
     def park_seconds(self, tokens: int) -> float | None:
-        """How long parking and fetching `tokens` tokens would take; None for no tier."""
+        """How long parking and fetching `tokens` tokens would take; None without room below."""
+        shed = 0 if self.kept is None else self.kept.below
         size = tokens * self._store.token_bytes
-        return None if self._below is None else self._below.seconds(size)
+        return None if self._below is None else self._below.seconds(size, shed)
 
     def park(self, seq_id: int, tokens: int) -> bool:
         """Send the first `tokens` tokens of `seq_id` below; False, and no change, if not now.

@@ -56,20 +56,26 @@ class Displacement:
             if wish.status is not SequenceStatus.WAITING or not self._is_near(wish, running, now):
                 continue
             spare -= self._kv.chunks(len(wish.tokens))
+            chosen: list[Sequence] = []
             while spare < 0 and decoding:
                 victim = decoding.pop()
-                if not self._has_time(victim, self._policy.due(wish), pace, now):
-                    return
+                leaving = sum(one.computed for one in [*chosen, victim])
+                if not self._has_time(victim, leaving, self._policy.due(wish), pace, now):
+                    break
                 if pays(victim):
                     spare += self._kv.chunks(len(victim.tokens))
-                    yield victim
+                    chosen.append(victim)
             if spare < 0:
-                return
+                return  # nobody makes way in vain
+            yield from chosen
 
-    def _has_time(self, victim: Sequence, due: float, pace: float, now: float) -> bool:
+    def _has_time(
+        self, victim: Sequence, leaving: int, due: float, pace: float, now: float
+    ) -> bool:
+        """Whether `victim` can pause, as one of those with `leaving` tokens that go below."""
         by = self._policy.resume_by(victim, pace)
-        away = self._kv.park_seconds(victim.computed) or 0.0
-        return by > due and by >= now + away + SPARE_STEPS * pace
+        away = self._kv.park_seconds(leaving)
+        return away is not None and by > due and by >= now + away + SPARE_STEPS * pace
 
     def _is_near(self, wish: Sequence, running: SequenceOf[Sequence], now: float) -> bool:
         """Whether it is time for `wish` to have its memory, and not too late."""
