@@ -44,7 +44,6 @@ LIMITS = {
     "max_num_seqs": 16,
     "chunk_bytes": CHUNK,
     "dtype": "bfloat16",
-    "kv_layout": "contiguous",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from itertools import product
 from pathlib import Path
@@ -11,7 +12,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from harness.arm import Arm
 from harness.options import parser
-from harness.results import append, medians, ratios
+from harness.results import append, medians
 from harness.rounds import alternate
 from harness.worker import Worker
 from household import IDLE_SECONDS, MODELS, REQUESTS, arguments_of, smallest_share
@@ -20,9 +21,13 @@ from judged import Solo, figures, solo_medians
 HERE = Path(__file__).resolve().parent
 ARMS = (
     Arm("static", {"memory_mode": "static"}),
+    Arm("static, paged", {"memory_mode": "static", "kv_layout": "paged"}),
     Arm("elastic"),
     Arm("elastic with a tier", {"kv_offloading_size": "1GiB"}),
+    Arm("elastic on half"),
 )
+# What an arm has of the budget, where that is not all.
+PARTS = {"elastic on half": 0.5}
 # How many times as fast as it was recorded the trace is replayed: 300 s to 100 s.
 SPEEDS = (2.0, 3.0, 4.0, 6.0)
 # Objectives, in times of what a model takes alone to its first token, and for each one after.
@@ -35,24 +40,26 @@ SERIES_POINTS = 100
 
 
 def main() -> None:
-    options = parser(__doc__ or "", HERE, [arm.name for arm in ARMS], rounds=3)
+    options = parser(__doc__ or "", HERE, [arm.name for arm in ARMS], rounds=2)
     options.add_argument("--speeds", type=_numbers, default=SPEEDS, help="comma-separated")
     options.add_argument("--requests", type=int, default=REQUESTS, help="of the trace")
     options.add_argument("--share", type=float, default=1.0, help="times the smallest share")
     options.set_defaults(threads=1)
     asked = options.parse_args()
     if asked.quick:
-        asked.speeds, asked.requests = (8.0,), 60
-    each, pause = (1, 1.0) if asked.quick else (ALONE, WAIT_SECONDS)
+        asked.speeds, asked.requests = (8.0,), 40
+    each = 1 if asked.quick else ALONE
     share = int(asked.share * smallest_share(asked.threads))
     shared: dict[str, Any] = {"memory": MODELS * share, "threads": asked.threads}
     solo = measure_alone(shared, asked.seed, each)
     arms = {arm.name: arm for arm in ARMS}
+    waits = 1.0 if asked.quick else WAIT_SECONDS
     trials = []
     for number, (speed, name) in alternate(asked.rounds, list(product(asked.speeds, asked.arms))):
         question = {"seed": asked.seed + number, "speed": speed, "count": asked.requests}
         trial = {"round": number, "arm": name, "speed": speed}
-        trial |= replay(arms[name], shared, solo, question, pause, series=not number)
+        wait = waits if not number and speed == max(asked.speeds) else None
+        trial |= replay(arms[name], shared, solo, question, wait, series=not number)
         trials.append(trial)
         print(line(trial), file=sys.stderr, flush=True)
     run = append(
@@ -79,11 +86,14 @@ def replay(
     shared: dict[str, Any],
     solo: Solo,
     question: dict[str, Any],
-    pause: float,
+    wait: float | None,
     series: bool,
 ) -> dict[str, Any]:
-    """One arm through the trace, in a process of its own, and what it still held afterwards."""
+    """One arm through the trace, in a process of its own; what it still held after as many
+    seconds as it shall `wait`, and in any case the idle time.
+    """
     arguments = arm.arguments(shared)
+    arguments["memory"] = int(PARTS.get(arm.name, 1.0) * arguments["memory"])
     models = []
     for model in range(MODELS):
         ttft, tpot = solo[model]
@@ -93,7 +103,7 @@ def replay(
     idle = None if static else IDLE_SECONDS / question["speed"]
     with Worker(HERE / "worker.py", {"models": models, "idle_release": idle}) as worker:
         answer = worker.ask({"replay": question})
-        after = worker.ask({"wait": pause + (idle or 0.0) * (pause < WAIT_SECONDS)})
+        after = {} if wait is None else worker.ask({"wait": max(wait, (idle or 0.0) + 1.0)})
     memory = answer["memory"]
     thinner = max(1, len(memory) // SERIES_POINTS)
     peak = max(sample["physical"] for sample in memory)
@@ -105,10 +115,10 @@ def replay(
         "peak_bytes": peak,
         "peak_rss": peak_rss,
         "rss_before": answer["rss_before"],
-        "idle_bytes": after["physical"],
-        "idle_rss": after["rss"],
-        "idle_share": after["physical"] / peak,
-        "asleep_after": after["asleep"],
+        "idle_bytes": after.get("physical"),
+        "idle_rss": after.get("rss"),
+        "idle_share": after["physical"] / peak if after else None,
+        "asleep_after": after.get("asleep"),
         "wakes": len(answer["wakes"]),
         "wake_seconds": sorted(round(seconds, 4) for seconds in answer["wakes"]),
         "errors_said": sorted({r["error"] for r in answer["requests"] if "error" in r})[:5],
@@ -136,36 +146,38 @@ def line(trial: dict[str, Any]) -> str:
         f"ttft {1e3 * trial['ttft_p50']:.0f}/{1e3 * trial['ttft_p95']:.0f} ms, "
         f"tpot {1e3 * trial['tpot_p50']:.1f}/{1e3 * trial['tpot_p95']:.1f} ms, "
         f"{trial['errors']} errors, {trial['seconds']:.0f} s, "
-        f"peak {trial['peak_bytes'] / 2**20:.0f} MiB, afterwards {trial['idle_share']:.1%}, "
+        f"peak {trial['peak_bytes'] / 2**20:.0f} MiB, afterwards {percent(trial['idle_share'])}, "
         f"{trial['wakes']} wakes, others {trial['other_cpus']:.2f}"
     )
 
 
 def table(run: dict[str, Any]) -> str:
-    """The run as a Markdown table."""
-    trials = run["trials"]
+    """The run as a Markdown table; gains are over the better static arm."""
     rows = [
-        "| speed | arm | attainment | goodput /s | vs static | TTFT p50 / p95 ms "
-        "| TPOT p50 / p95 ms | afterwards |",
+        "| speed | arm | attainment | goodput /s | gain | TTFT p50 / p95 ms | TPOT p50 / p95 ms "
+        "| afterwards |",
         "| --: | --- | --: | --: | --: | --: | --: | --: |",
     ]
-    figure = {
-        name: medians(trials, name, ["speed"])
-        for name in (
-            "attainment", "goodput", "ttft_p50", "ttft_p95", "tpot_p50", "tpot_p95", "idle_share",
-        )
-    }  # fmt: skip
-    gain = ratios(trials, "goodput", "static", ["speed"])
-    for arm, speed in sorted(figure["attainment"], key=lambda key: (key[1], key[0])):
-        value = {name: values[arm, speed] for name, values in figure.items()}
-        rows.append(
-            f"| {speed:g} | {arm} | {value['attainment']:.1%} | {value['goodput']:.2f} "
-            f"| {gain.get((arm, speed), float('nan')):.2f}x "
-            f"| {1e3 * value['ttft_p50']:.0f} / {1e3 * value['ttft_p95']:.0f} "
-            f"| {1e3 * value['tpot_p50']:.1f} / {1e3 * value['tpot_p95']:.1f} "
-            f"| {value['idle_share']:.1%} |"
-        )
+    names = ("attainment", "goodput", "ttft_p50", "ttft_p95", "tpot_p50", "tpot_p95", "idle_share")
+    figure = {name: medians(run["trials"], name, ["speed"]) for name in names}
+    goodput = figure["goodput"]
+    for speed in sorted({speed for _, speed in goodput}):
+        statics = [goodput[key] for key in goodput if key[1] == speed and "static" in key[0]]
+        base = max(statics, default=math.nan)
+        for arm in [arm for arm, at in goodput if at == speed]:
+            value = {name: figure[name].get((arm, speed)) for name in names}
+            rows.append(
+                f"| {speed:g} | {arm} | {value['attainment']:.1%} | {value['goodput']:.2f} "
+                f"| {value['goodput'] / base if base else math.inf:.2f}x "
+                f"| {1e3 * value['ttft_p50']:.0f} / {1e3 * value['ttft_p95']:.0f} "
+                f"| {1e3 * value['tpot_p50']:.1f} / {1e3 * value['tpot_p95']:.1f} "
+                f"| {percent(value['idle_share'])} |"
+            )
     return "\n".join(rows)
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _numbers(text: str) -> tuple[float, ...]:
