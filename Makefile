@@ -11,10 +11,13 @@ STAMP := .venv/.installed
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
+BENCHMARKS := engine elastic-throughput slo layouts sharing multi-model gmlake overhead tier-io \
+	fragmentation
+
 .PHONY: help install serve test test-null check format bench
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 install: $(STAMP)  ## a virtual environment in .venv with everything in it
 
@@ -45,6 +48,8 @@ format: $(STAMP)  ## rewrite the sources in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## eLLM beside transformers on this machine, and the figure; some minutes
-	$(BIN)/python benchmarks/engine/run.py
-	$(BIN)/python benchmarks/engine/plot.py
+bench: $(BENCHMARKS:%=bench-%)  ## every benchmark and its figure, one after the other; about an hour
+
+bench-%: $(STAMP)  ## one benchmark, as bench-slo; some minutes each (benchmarks/ lists them)
+	$(BIN)/python benchmarks/$*/run.py
+	@if test -f benchmarks/$*/plot.py; then $(BIN)/python benchmarks/$*/plot.py; fi

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from shapes import OUTPUT, QUICK, SHAPES, Shape
+
 from harness.arm import Arm
 from harness.options import parser
 from harness.results import Run, Trial, append, medians, ratios
 from harness.rounds import alternate
 from harness.worker import Worker
-from shapes import OUTPUT, QUICK, SHAPES, Shape
 
 HERE = Path(__file__).resolve().parent
 MOST_SEQUENCES = 128
@@ -22,21 +24,38 @@ REHEARSE = OUTPUT // 2
 STEPS = 6
 BELOW = "2GiB"
 # Sequences that end all the time, so that memory moves all the time.
-SHORT_OUTPUTS = tuple(range(16, 48, 3))
-TURNOVER_STEPS = 24
+MANY_OUTPUTS = tuple(range(64, 192, 7))
 
 ARMS = (
     Arm("elastic"),
     Arm("static", {"memory_mode": "static", "enable_chunked_prefill": False}),
-    Arm("static, chunks of 2048", {"memory_mode": "static", "max_num_batched_tokens": 2048}),
-    Arm("elastic, tier below", {"kv_offloading_size": BELOW}),
+    Arm("static-chunked", {"memory_mode": "static", "max_num_batched_tokens": 2048}),
+    Arm("elastic-tier", {"kv_offloading_size": BELOW}),
 )
-PARTS = ("warm", "premap", "defer", "prefill", "park")
+# Measured where it is installed; its prompts are computed, so not the longest ones.
+VLLM = "vLLM"
+VLLM_PYTHON = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache/peers")) / "vllm/bin/python"
+VLLM_LONGEST = 8192
+PARTS = ("warm", "premap", "defer", "prefill", "park", "layers")
 ABLATIONS = (
-    Arm("elastic, tier below", {"kv_offloading_size": BELOW}),
+    Arm("elastic-tier", {"kv_offloading_size": BELOW}),
     *(Arm(f"without {part}", {"kv_offloading_size": BELOW, "ablate": [part]}) for part in PARTS),
     Arm("without any", {"kv_offloading_size": BELOW, "ablate": list(PARTS)}),
 )
+
+
+def opened(arm: Arm, shape: Shape, threads: int) -> Worker:
+    if arm.name == VLLM:
+        opening = {
+            "model": str(shape.model.cached()),
+            "kv_bytes": shape.budget - 2 * shape.model.parameters,
+            "token_bytes": shape.model.kv_token_bytes,
+            "context": shape.model.positions,
+            "sequences": MOST_SEQUENCES,
+            "threads": threads,
+        }
+        return Worker(HERE / "vllm_worker.py", opening, python=str(VLLM_PYTHON))
+    return Worker(HERE / "worker.py", arguments(arm, shape, threads))
 
 
 def arguments(arm: Arm, shape: Shape, threads: int) -> dict[str, Any]:
@@ -45,6 +64,7 @@ def arguments(arm: Arm, shape: Shape, threads: int) -> dict[str, Any]:
         "model": str(shape.model.cached()),
         "memory": shape.budget,
         "max_num_seqs": MOST_SEQUENCES,
+        "enable_prefix_caching": False,
         "threads": threads,
     }
     return {
@@ -67,14 +87,12 @@ def saturated(shape: Shape, length: int) -> dict[str, Any]:
 
 def turnover(shape: Shape, length: int) -> dict[str, Any]:
     """Somebody ends and somebody starts every few steps."""
-    rate = sum(SHORT_OUTPUTS) / len(SHORT_OUTPUTS)
-    rounds = 2 + (REHEARSE + TURNOVER_STEPS) // int(rate)
     return {
         "input": length,
-        "outputs": list(SHORT_OUTPUTS),
-        "requests": rounds * shape.requests(length, MOST_SEQUENCES),
-        "rehearse": 0,
-        "steps": TURNOVER_STEPS,
+        "outputs": list(MANY_OUTPUTS),
+        "requests": 4 * shape.requests(length, MOST_SEQUENCES),
+        "rehearse": max(MANY_OUTPUTS),
+        "steps": STEPS,
     }
 
 
@@ -91,9 +109,11 @@ def measure(
     trials: list[Trial] = []
     try:
         for arm in arms:
-            workers[arm.name] = Worker(HERE / "worker.py", arguments(arm, shape, threads))
+            workers[arm.name] = opened(arm, shape, threads)
         for turn, question in ((t, q) for t in range(rounds) for q in questions):
             for _, arm in alternate(1, arms[turn % len(arms) :] + arms[: turn % len(arms)]):
+                if arm.name == VLLM and question["input"] > VLLM_LONGEST:
+                    continue
                 answer = workers[arm.name].ask(question)
                 point = {"round": turn, "arm": arm.name, "shape": name, "input": question["input"]}
                 trials.append({**point, **answer})
@@ -119,27 +139,28 @@ def table(run: Run, key: str, base: str) -> str:
     for arm, shape, length in sorted(speeds, key=lambda key: key[1:]):
         mine = [t for t in run[key] if (t["arm"], t["shape"], t["input"]) == (arm, shape, length)]
         cells = [
-            f"{max(t[name]['p50_us'] for t in mine):.0f} / "
-            f"{max(t[name]['p99_us'] for t in mine):.0f}"
+            " / ".join(f"{max(t[name][p] for t in mine):.0f}" for p in ("p50_us", "p99_us"))
             for name in ("critical_driver", "tidy_driver")
+            if all(name in trial for trial in mine)
         ]
         ratio = times.get((arm, shape, length))
         rows.append(
             f"| {shape}, {length} | {arm} | {batches[arm, shape, length]:g} | "
             f"{speeds[arm, shape, length]:.3g}"
             + (f" ({ratio:.2f})" if ratio else "")
-            + f" | {cells[0]} | {cells[1]} |"
+            + f" | {' | '.join(cells or ['', ''])} |"
         )
     return "\n".join(rows)
 
 
 def main() -> None:
-    options = parser(__doc__ or "", HERE, [arm.name for arm in ARMS], rounds=2)
+    known = [*ARMS, Arm(VLLM)] if VLLM_PYTHON.exists() else list(ARMS)
+    options = parser(__doc__ or "", HERE, [arm.name for arm in known], rounds=2)
     options.add_argument("--shapes", default=",".join(SHAPES))
     options.add_argument("--parts", default="arms,ablations", help="which of the two to measure")
     asked = options.parse_args()
     shapes = QUICK if asked.quick else {name: SHAPES[name] for name in asked.shapes.split(",")}
-    arms = [arm for arm in ARMS if arm.name in asked.arms]
+    arms = [arm for arm in known if arm.name in asked.arms]
     trials: list[Trial] = []
     ablations: list[Trial] = []
     for name, shape in shapes.items():

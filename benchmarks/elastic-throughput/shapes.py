@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.random_llama import RandomLlama
-
 from ellm.core.units import MIB
+from harness.random_llama import RandomLlama
 
 CONTEXT = 32_768
 OUTPUT = 256
@@ -68,7 +67,7 @@ SHAPES = {
             vocab=151_936,
             positions=CONTEXT,
         ),
-        2592 * MIB,
+        2560 * MIB,
         INPUTS,
         (2048, 16_384),
     ),

@@ -2,8 +2,8 @@
 
 opening    {"arguments": EngineArgs, "parameters": 462_000_000, "attention_width": 21_504}
 question   {"input": 1024, "outputs": [256], "requests": 64, "rehearse": 128, "steps": 6}
-answer     tokens a second and sequences at once in those steps; memory by owner after them; time
-           in driver calls of every step since all that fit were decoding
+answer     tokens a second in those steps, and memory by owner after them; sequences at once and
+           time in driver calls over all steps since everyone who fits was decoding
 
 Nothing is computed until every sequence that fits is decoding, and for `rehearse` steps after
 that; then come `steps` steps in which every decoding is.  With outputs of many lengths sequences
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 
-from harness.worker import Json, serve
 from skipped import SkippedPrefill, SkippingClock, Work
 
 from ellm.core.request import Request
@@ -25,6 +24,7 @@ from ellm.core.sampling import SamplingParams
 from ellm.engine.engine import Engine
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
+from harness.worker import Json, serve
 
 # So many decoding steps in a row without a prompt: nobody else fits.
 SETTLED = 4
@@ -114,7 +114,7 @@ class Bench:
         preemptions = self.engine.stats.preemptions - before
         self.clear(names)
         return {
-            "batch": median(step.decoding for step in steps),
+            "batch": median(step.decoding for step in later),
             "most": max(step.decoding for step in filling + later),
             "tokens_per_second": median(step.decoding / step.seconds for step in steps),
             "step_seconds": [round(step.seconds, 5) for step in steps],

@@ -7,9 +7,10 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from run import FIGURES
+
 from harness.plot import bars, panels, save, styles
 from harness.results import load
-from run import FIGURES
 
 HERE = Path(__file__).resolve().parent
 

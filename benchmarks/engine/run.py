@@ -11,12 +11,13 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from worker import ENGINES
+
 from harness.options import parser
 from harness.random_llama import LLAMA_168M
 from harness.results import Trial, append, ratios
 from harness.rounds import alternate
 from harness.worker import Worker
-from worker import ENGINES
 
 HERE = Path(__file__).resolve().parent
 CONCURRENCY = 16

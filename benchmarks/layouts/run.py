@@ -15,9 +15,6 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from beds import Bed
-from harness.options import parser
-from harness.results import Run, append, medians, ratios
-from harness.rounds import alternate
 
 from ellm.core.layers import LayerSpec
 from ellm.core.plan import StepShape
@@ -26,15 +23,18 @@ from ellm.kernels.ops import Dims, Segment
 from ellm.kernels.reference import ReferenceOps
 from ellm.kv.geometry import choose_geometry
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
+from harness.options import parser
+from harness.results import Run, append, medians, ratios
+from harness.rounds import alternate
 
 HERE = Path(__file__).resolve().parent
 HEADS, KV_HEADS, WIDTH, LAYERS = 16, 4, 64, 2
 BASE = "torch.empty"
 ARMS = {
     BASE: (BASE, 64 * KIB),
-    "sequential, 64 KiB": ("sequential", 64 * KIB),
-    "shuffled, 64 KiB": ("shuffled", 64 * KIB),
-    "shuffled, 2 MiB": ("shuffled", 2 * MIB),
+    "sequential-64KiB": ("sequential", 64 * KIB),
+    "shuffled-64KiB": ("shuffled", 64 * KIB),
+    "shuffled-2MiB": ("shuffled", 2 * MIB),
     "paged": ("paged", 64 * KIB),
 }
 # A sample repeats the call for at least this many seconds.

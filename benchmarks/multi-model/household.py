@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-from harness.random_llama import RandomLlama
 
 from ellm.cli.bench.traces import read_trace
 from ellm.cli.bench.workload import WorkItem, hastened
@@ -14,8 +11,10 @@ from ellm.core.errors import BudgetError
 from ellm.core.units import KIB, MIB
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
+from harness import traces
+from harness.random_llama import RandomLlama
 
-TRACE = Path(__file__).resolve().parent / "trace.csv"
+TRACE = traces.HOME / "multimodel-prism/real_trace_27models.csv"
 MODELS = 27
 REQUESTS = 1500
 # Prompts and answers are this much of the trace's, and what is still longer than a context is cut.

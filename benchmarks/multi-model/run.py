@@ -10,13 +10,14 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from household import IDLE_SECONDS, MODELS, REQUESTS, arguments_of, smallest_share
+from judged import Solo, figures, solo_medians
+
 from harness.arm import Arm
 from harness.options import parser
 from harness.results import append, medians
 from harness.rounds import alternate
 from harness.worker import Worker
-from household import IDLE_SECONDS, MODELS, REQUESTS, arguments_of, smallest_share
-from judged import Solo, figures, solo_medians
 
 HERE = Path(__file__).resolve().parent
 ARMS = (

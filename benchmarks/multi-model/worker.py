@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from harness.worker import Json, serve
 from household import name_of, workload
 
 from ellm.cli.bench.workload import WorkItem
@@ -25,6 +24,7 @@ from ellm.core.sampling import SamplingParams
 from ellm.llm.args import EngineArgs
 from ellm.llm.fleet import AsyncFleet
 from ellm.obs.models import ModelState
+from harness.worker import Json, serve
 
 SAMPLE_SECONDS = 0.5
 PACE_TOKENS = 8

@@ -13,14 +13,14 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import driver_calls
+
+from ellm.core.units import format_bytes
 from harness.arm import Arm
 from harness.options import parser
 from harness.random_llama import LLAMA_168M
 from harness.results import Run, Trial, append, medians, ratios
 from harness.rounds import alternate
 from harness.worker import Worker
-
-from ellm.core.units import format_bytes
 
 HERE = Path(__file__).resolve().parent
 ARMS = (Arm("elastic"), Arm("static", {"memory_mode": "static"}))
@@ -32,7 +32,7 @@ MEMORY = "2GiB"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many requests one after another, each `together` times at once."""
+    """So many times `together` requests at once."""
 
     model: str
     prompt: int
@@ -46,9 +46,10 @@ class Load:
 
     def question(self, rng: random.Random) -> dict[str, Any]:
         prompts = [
-            [rng.randrange(3, 259) for _ in range(self.prompt)] for _ in range(1 + self.requests)
+            [[rng.randrange(3, 259) for _ in range(self.prompt)] for _ in range(self.together)]
+            for _ in range(1 + self.requests)
         ]
-        return {"prompts": prompts, "output": self.output, "together": self.together}
+        return {"prompts": prompts, "output": self.output}
 
 
 LOADS = (

@@ -66,7 +66,7 @@ async def until_idle(llm: AsyncLLM) -> None:
     """Nothing runs, waits or needs its KV; a limit on the whole test ends a wait for ever."""
     while True:
         snapshot = llm.snapshot()
-        kv = snapshot.owners["kv"] - snapshot.idle["warm"] - snapshot.idle["prefix"]
+        kv = snapshot.owners["kv"] - snapshot.idle["warm"] - snapshot.idle["prefixes"]
         if snapshot.running == snapshot.waiting == kv == 0:
             return
         await asyncio.sleep(0.01)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from harness import running
 from scripted import ScriptedLLM
 
 from ellm.server.settings import ServerSettings
+from harness import running
 
 KEY = "sk-näive-key"
 

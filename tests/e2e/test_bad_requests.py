@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import running
 from scripted import ScriptedLLM
+
+from harness import running
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 JSON = {"content-type": "application/json"}

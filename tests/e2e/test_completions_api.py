@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import running
 from scripted import ScriptedLLM
+
+from harness import running
 
 LLM = ScriptedLLM(max_model_len=64)
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from harness import eventually, post_and_keep, running
 from scripted import ScriptedLLM
+
+from harness import eventually, post_and_keep, running
 
 PATHS = ["/v1/chat/completions", "/v1/completions"]
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from harness import running
 from prometheus_client.parser import text_string_to_metric_families as parse
 from scripted import ScriptedLLM
 from scripted_fleet import CHUNK, ScriptedFleet
@@ -16,6 +15,7 @@ from ellm.obs.goodput import Goodput
 from ellm.obs.models import ModelState
 from ellm.obs.snapshot import TierSnapshot
 from ellm.obs.tiers import TierStats
+from harness import running
 
 LABELS = {"model_name": "served", "engine": "0"}
 EVERYONE = {"model_name": "", "engine": "0"}

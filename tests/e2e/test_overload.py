@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from harness import eventually, post_and_keep, running
 from scripted import ScriptedLLM
 
 from ellm.core.errors import EngineDead
+from harness import eventually, post_and_keep, running
 
 HELLO = [{"role": "user", "content": "hello"}]
 CHAT = "/v1/chat/completions"

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from harness import running
 from scripted import ScriptedLLM
 
 from ellm.core.objectives import Objectives
+from harness import running
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 ASK: dict[str, dict[str, Any]] = {

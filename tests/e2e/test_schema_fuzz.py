@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import running
 from scripted import ScriptedLLM
 from scripted_fleet import ScriptedFleet
+
+from harness import running
 
 
 @pytest.mark.parametrize("served", [ScriptedLLM(max_model_len=64), ScriptedFleet.of("a", "b/c")])

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from harness import eventually, post_and_keep, running
 from scripted_fleet import CHUNK, ScriptedFleet
+
+from harness import eventually, post_and_keep, running
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"

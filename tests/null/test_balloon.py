@@ -182,7 +182,20 @@ def test_only_the_own_group_can_help_below_a_ceiling() -> None:
     assert (len(other.chunks), len(own.chunks)) == (8, 3)
     scene.pool.ledger.limit("own/activations", ceiling=4)
     assert not scene.room("own", activations=5)
-    assert len(other.chunks) == 8
+    assert (len(other.chunks), len(own.chunks)) == (8, 3), "nobody can help below its own ceiling"
+
+
+def test_below_an_owners_own_ceiling_only_its_own_chunks_help() -> None:
+    scene = Scene()
+    workspace = scene.holder("activations", 4, Cost.WORKSPACE, group="own")
+    rows = scene.holder("kv", 6, Cost.PREFIX, group="own")
+    scene.pool.ledger.limit("own/kv", ceiling=8)
+    assert scene.room("own", kv=5)
+    assert scene.diary == [("kv", 3)]
+    assert (len(workspace.chunks), len(rows.chunks)) == (4, 3)
+    scene.diary.clear()
+    assert scene.room("own", activations=11, kv=5), "what the pool lacks anyone may give"
+    assert scene.diary == [("activations", 3)]
 
 
 def test_a_lowered_budget_is_reached_by_asking_everyone() -> None:
@@ -249,7 +262,7 @@ def test_all_is_tried_and_no_more_than_needed(
         own = [h for h in made if h.group == "a" and h.cost <= most]
         others = [h for h in made if h.group != "a" and h.cost <= most]
         assert not any(h.chunks for h in own)
-        if ledger.lacking({"a/new": want})[0]:
+        if ledger.lacking({"a/new": want}).pool:
             spare = ledger.group_spare("b")
             assert not any(h.chunks for h in others if not h.group or spare)
     elif scene.diary:

@@ -29,6 +29,7 @@ from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.fleet import EngineFleet
 from ellm.obs.models import ModelState
+from ellm.scheduling.cost import Coefficients
 from ellm.sim.clock import VirtualClock
 from ellm.sim.helper import SimHelper
 from ellm.sim.replay import SimHouse, SimModel, SimTenant
@@ -81,7 +82,7 @@ class World:
         model = SimModel(
             weight_bytes=chunks * CHUNK,
             vocab_size=1000 + chunks,
-            step_seconds=self.step_seconds,
+            cost=Coefficients(0, 0, 0, 0, step=self.step_seconds),
         )
         self.vocabularies[name] = model.vocab_size
         pressed = self.ttft_slo is not None or self.tpot_slo is not None

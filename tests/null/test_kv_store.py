@@ -40,7 +40,7 @@ def store_of(
 
 def pool_of(chunks: int, deferred: bool = False) -> ChunkPool:
     driver = FaultyDriver(NullDriver(chunks * CHUNK, CHUNK))
-    return ChunkPool(driver, chunks * CHUNK, DeferredUnmaps(driver) if deferred else None)
+    return ChunkPool(driver, chunks * CHUNK, DeferredUnmaps(driver, at_once=not deferred))
 
 
 def row_content(label: int, token: int, layer: int) -> bytes:
@@ -356,3 +356,16 @@ def test_a_driver_that_refuses_costs_nothing_but_time(layout: str, act: str, kin
             other.verify(store, pool)
             assert ATTEMPTS[act](store, other.holding)
     assert at > 1 or (act, kind) not in {("extend", "map"), ("fork", "copy"), ("fork", "unmap")}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "paged"])
+def test_what_is_not_available_is_not_asked_of_the_machine(layout: str) -> None:
+    pool = pool_of(60)
+    pool.ledger.limit("kv", ceiling=4)
+    store = store_of(layout, pool, per_group=1)
+    holding = store.open()
+    pool.driver.arm("create", 1000)  # type: ignore[attr-defined]
+    assert not store.extend(holding, MAX_TOKENS)
+    assert pool.driver.left == 1000  # type: ignore[attr-defined]
+    assert (pool.held("kv"), store.room(holding)) == (0, 0)
+    store.check()

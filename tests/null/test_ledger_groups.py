@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ellm.core.errors import BudgetError
-from ellm.memory.ledger import Ledger
+from ellm.memory.ledger import Lack, Ledger
 
 TOTAL = 20
 # Two models, and two owners that belong to nobody.
@@ -112,13 +112,20 @@ class Play:
 
     def limit(self, name: str, floor: int, ceiling: int | None) -> None:
         call = self.ledger.limit_group if name in GROUPS else self.ledger.limit
-        asked = Books(floor={**self.books.floor, name: floor}).floors()
+        floors = {**self.books.floor, name: floor}
+        asked = Books(floor=floors).floors()
+        home = name if name in GROUPS else HOMES[name]
+        most = {**self.books.ceiling, name: ceiling}.get(home or "")
+        crowded = most is not None and sum(floors.get(o, 0) for o in members(home)) > most
+        low = ceiling is not None and ceiling < floor
         try:
             call(name, floor, ceiling)
         except BudgetError:
-            assert asked > self.books.total or (ceiling is not None and ceiling < floor)
+            assert asked > self.books.total or low or crowded
         else:
             assert asked <= self.books.total
+            assert not low
+            assert not crowded
             self.books.floor[name], self.books.ceiling[name] = floor, ceiling
 
     def charge(self, owner: str, count: int) -> None:
@@ -185,26 +192,27 @@ def test_what_lacks_is_exactly_what_must_be_given_back(
     play.resize(total)
     ledger, books = play.ledger, play.books
     wants = dict(zip(members(group), (one, two), strict=True))
-    lacking, withheld = ledger.lacking(wants)
+    lack = ledger.lacking(wants)
     if not one + two:
-        assert (lacking, withheld) == (max(0, -books.free), 0)
+        assert lack == Lack(max(0, -books.free))
         return
-    if not lacking and not withheld:
+    if not lack:
         assert books.possible(wants)
     # A group's ceiling leaves room for what its owners lack to their floors.
     whole = sum(max(count, books.unmet(owner)) for owner, count in wants.items())
-    allowed = all(count <= books.room(owner) for owner, count in wants.items() if count)
-    assert (withheld == 0) == (allowed and whole <= books.room(group))
-    if withheld:
+    over = {owner: count - books.room(owner) for owner, count in wants.items() if count}
+    assert lack.owners == {owner: count for owner, count in over.items() if count > 0}
+    assert lack.group == max(0, whole - books.room(group))
+    if lack.group or lack.owners:
         return
     # So many chunks more, and not one less, are enough.
-    ledger.resize(books.total + lacking)
-    assert ledger.lacking(wants) == (0, 0)
-    if lacking:
+    ledger.resize(books.total + lack.pool)
+    assert not ledger.lacking(wants)
+    if lack:
         assert not books.possible(wants) or books.free < books.promised(None, None)
-        if books.floors() < books.total + lacking:
-            ledger.resize(books.total + lacking - 1)
-            assert ledger.lacking(wants) == (1, 0)
+        if books.floors() < books.total + lack.pool:
+            ledger.resize(books.total + lack.pool - 1)
+            assert ledger.lacking(wants) == Lack(1)
 
 
 def test_a_group_floor_binds_others_and_its_own_members_do_not_wait_for_it() -> None:

@@ -69,10 +69,8 @@ class Memory(RuleBasedStateMachine):
     def build(self, name: str, unmapping: str) -> None:
         self.driver = FaultyDriver(DRIVERS[name]())
         self.moments: list[Moment] = []
-        self.unmaps = None
-        if unmapping != "at once":
-            fence = self.fence if unmapping == "behind fences" else None
-            self.unmaps = DeferredUnmaps(self.driver, fence)
+        fence = self.fence if unmapping == "behind fences" else None
+        self.unmaps = DeferredUnmaps(self.driver, fence, at_once=unmapping == "at once")
         self.pool = ChunkPool(self.driver, TOTAL * CHUNK, self.unmaps)
         self.total = TOTAL
         kv, activations = self.driver.reserve(3 * SLOTS), self.driver.reserve(SLOTS)
@@ -215,12 +213,11 @@ class Memory(RuleBasedStateMachine):
 
     @rule(wait=st.booleans())
     def flush(self, wait: bool) -> None:
-        if self.unmaps is not None:
-            waiting, unmaps = len(self.unmaps), self.unmaps
-            done, refused = self.attempt(lambda: unmaps.flush(wait))
-            if not refused:
-                assert len(self.unmaps) == waiting - done
-                assert done == waiting or not wait
+        waiting = len(self.unmaps)
+        done, refused = self.attempt(lambda: self.unmaps.flush(wait))
+        if not refused:
+            assert len(self.unmaps) == waiting - done
+            assert done == waiting or not wait
 
     @rule(count=st.integers(0, 3))
     def pass_fences(self, count: int) -> None:

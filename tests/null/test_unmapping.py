@@ -247,8 +247,8 @@ def test_a_refused_unmap_keeps_warm_chunks_from_being_destroyed(scene: Scene) ->
     scene.old.grow(4 * CHUNK)
     scene.old.clear()
     scene.driver.arm("unmap", 1)
-    with pytest.raises(DriverError):
-        scene.pool.trim()
+    assert scene.pool.trim() == 0
+    assert "refused by the test" in str(scene.pool.refusal)
     assert (scene.pool.warm, len(scene.unmaps)) == (4, 4)
     scene.check()
     assert scene.pool.trim() == 4 * CHUNK

@@ -29,8 +29,9 @@ class SamplingTask:
 class SequenceStep:
     """Compute `tokens`, which stand at positions `start`, `start + 1`, …
 
-    `score` asks for the log-probabilities of that many following prompt tokens: row i of the
-    logits scores `targets[i]`.  `task` asks for a new token after the last one.
+    `targets` are the prompt tokens that follow, as many as are to be scored: row i of the logits
+    scores `targets[i]`, with as many of its best alternatives as `target_logprobs` says.  `task`
+    asks for a new token after the last one.
     """
 
     seq_id: int

@@ -87,5 +87,16 @@ class Sequence:
         return (self.request.priority, self.seq_id)
 
     @property
+    def waits_for_parent(self) -> bool:
+        """Whether the prompt this sequence could share is still to be computed by another."""
+        parent = self.parent
+        return (
+            parent is not None
+            and self.num_output == 0
+            and not parent.finished
+            and parent.computed < parent.num_prompt
+        )
+
+    @property
     def finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED

@@ -55,8 +55,7 @@ class EngineMemory:
         """Give every chunk back to the pool, and the address ranges to the machine."""
         self.kv.dispose()
         self.workspace.clear()
-        if self.pool.unmaps is not None:
-            self.pool.unmaps.flush()
+        self.pool.unmaps.flush()
         for span in (self.arena, self.workspace.span):
             self.pool.driver.release(span)
 

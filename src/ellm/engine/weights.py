@@ -111,6 +111,5 @@ class ModelWeights:
         self.forget_below()
         self._tensor.clear()
         pool, span = self._tensor.pool, self._tensor.span
-        if pool.unmaps is not None:
-            pool.unmaps.settle(span, 0, span.slots)
+        pool.unmaps.settle(span, 0, span.slots)
         pool.driver.release(span)

@@ -30,6 +30,12 @@ class Below(Generic[Holding]):
         self.lot = ParkingLot(store, tiers)
         self.layers = layers
 
+    def begin(self) -> None:
+        """A step is about to be planned: look what has ended since."""
+        self.lot.settle()
+        if self.layers is not None:
+            self.layers.disembark()
+
     def where(self, seq_id: int) -> Whereabouts | None:
         """None for a sequence that has nothing here."""
         if self.layers is not None and seq_id in self.layers:
@@ -74,7 +80,10 @@ class Below(Generic[Holding]):
         """Begin to bring all layers of a layered sequence back; False without room for them."""
         assert self.layers is not None
         missing = partial(self.layers.missing_at_all, seq_id)
-        return self._room.make(missing, activation_bytes, most) and self.layers.bring_back(seq_id)
+        self.layers.hold(seq_id, still=True)
+        fits = self._room.make(missing, activation_bytes, most)
+        self.layers.hold(seq_id, still=False)
+        return fits and self.layers.bring_back(seq_id)
 
     def collect(self, seq_id: int) -> tuple[Holding, int] | None:
         """The rows of a RETURNING sequence and their tokens; None: not yet, or it is LOST."""

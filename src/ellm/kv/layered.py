@@ -37,7 +37,8 @@ class Layered(Generic[Holding]):
     """One sequence: `tokens` computed, room below for `capacity`, groups `away` below.
 
     `blocks` has a block for each group that is away and was written; `fetching` the transfers
-    that bring them all back, when they are.
+    that bring them all back, when they are.  The step being planned counts on what is mapped of
+    one that is `aboard`.
     """
 
     holding: Holding
@@ -47,6 +48,12 @@ class Layered(Generic[Holding]):
     blocks: dict[int, Block] = field(default_factory=dict)
     fetching: list[BlockTransfer] = field(default_factory=list)
     lost: bool = False
+    aboard: bool = False
+
+    @property
+    def can_sink(self) -> bool:
+        """Whether its groups may go below now."""
+        return self.tokens > 0 and not self.fetching and not self.aboard
 
 
 class LayeredLot(Generic[Holding]):
@@ -105,14 +112,29 @@ class LayeredLot(Generic[Holding]):
         return sum(self._store.missing_in_group(each.holding, g, tokens) for g in self._near(each))
 
     def cover(self, seq_id: int, tokens: int) -> bool:
-        """Map what a step needs that computes up to `tokens`: resident groups, and windows."""
+        """Map what a step needs that computes up to `tokens`: resident groups, and windows.
+
+        They stay until the step has ended, or `disembark` says that it will not be.
+        """
         each = self._layered[seq_id]
         assert tokens <= each.capacity, (tokens, each.capacity)
-        return all(self._store.cover_group(each.holding, g, tokens) for g in self._near(each))
+        each.aboard = all(
+            self._store.cover_group(each.holding, g, tokens) for g in self._near(each)
+        )
+        return each.aboard
+
+    def disembark(self) -> None:
+        """No step is being planned that counts on anything."""
+        for each in self._layered.values():
+            each.aboard = False
 
     def _near(self, each: Layered[Holding]) -> list[int]:
         stay = [group for group in range(self._store.groups) if group not in each.away]
         return [*stay, *each.away[:WINDOWS]]
+
+    def hold(self, seq_id: int, still: bool) -> None:
+        """Whether what is resident of a sequence must stay, as it is to be completed."""
+        self._layered[seq_id].aboard = still
 
     def missing_at_all(self, seq_id: int) -> int:
         """Chunks that bringing every group back would take."""
@@ -171,14 +193,14 @@ class LayeredLot(Generic[Holding]):
         return sum(
             self._store.mapped_chunks(each.holding)
             for each in self._layered.values()
-            if not each.fetching
+            if each.can_sink
         )
 
     def release(self, count: int) -> int:
         """Send resident groups below and wait for it, until `count` chunks are free; how many."""
         freed = 0
         for each in self._layered.values():
-            if not each.fetching and each.tokens:
+            if each.can_sink:
                 for group in range(self._store.groups):
                     if freed >= count:
                         return freed
@@ -282,7 +304,7 @@ class Passenger(Generic[Holding]):
         for group in list(self._going):
             self._give_way(group)
         self._lot.drop_windows(self._layered)
-        self._layered.tokens = self._stop
+        self._layered.tokens, self._layered.aboard = self._stop, False
         return not self._layered.lost
 
     def _fetch(self, group: int) -> None:

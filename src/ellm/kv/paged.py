@@ -30,7 +30,10 @@ class PagedHolding:
 
 
 class PagedStore:
-    """Holdings of pages of `block_size` tokens, as many as the whole pool could back."""
+    """Holdings of pages of `block_size` tokens, twice as many as the whole pool could back.
+
+    So when memory is full there are still free pages, and `missing` says how many chunks they lack.
+    """
 
     def __init__(
         self,
@@ -41,10 +44,11 @@ class PagedStore:
         keep_warm: bool = False,
     ) -> None:
         self._pool = pool
+        self._owner = owner
         self._geometry = geometry
         self._block = block_size
         page_bytes = block_size * geometry.token_bytes
-        pages = max(1, pool.total * pool.chunk_bytes // page_bytes)
+        pages = 2 * max(1, pool.total * pool.chunk_bytes // page_bytes)
         self._pages = PageAllocator(pool, page_bytes, pages, owner, keep_warm)
         self._page_rows = geometry.groups * block_size
         self._open: set[PagedHolding] = set()
@@ -94,7 +98,11 @@ class PagedStore:
 
     def premap(self, holding: PagedHolding, tokens: int) -> bool:
         more = self._pages_for(holding, tokens)
-        pages = self._pages.take(more) if more else []
+        if not more:
+            return True
+        if self.missing(holding, tokens) > self._pool.available(self._owner):
+            return False
+        pages = self._pages.take(more)
         if pages is None:
             return False
         holding.pages += pages

@@ -58,8 +58,8 @@ class Room:
     def offer(
         self, name: str, cost: Cost, has: Callable[[], int], give: Callable[[int], int]
     ) -> None:
-        """Let the balloon know of chunks that can be given back."""
-        self._register(CalledSource(name, self.owners.engine, cost, has, give))
+        """Let the balloon know of chunks of KV that can be given back."""
+        self._register(CalledSource(name, self.owners.engine, self.owners.kv, cost, has, give))
 
     def withdraw(self) -> None:
         """The engine is going: nothing more can be had from it."""

@@ -23,6 +23,10 @@ class WorkspaceSource:
     name: str = "workspace"
     cost: Cost = Cost.WORKSPACE
 
+    @property
+    def owner(self) -> str:
+        return self.workspace.owner
+
     def idle(self) -> int:
         kept = -(-self.keep // self.workspace.pool.chunk_bytes)
         return max(0, self.workspace.mapped - kept)
@@ -38,6 +42,7 @@ class CalledSource:
 
     name: str
     group: str
+    owner: str
     cost: Cost
     has: Callable[[], int]
     give: Callable[[int], int]

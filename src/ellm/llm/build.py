@@ -73,7 +73,7 @@ class House:
         raw = _driver(args.device, memory)
         driver = MeteredDriver(raw, MonotonicClock())
         fence = partial(_fence, raw) if isinstance(raw, CudaDriver) else None
-        unmaps = DeferredUnmaps(driver, fence) if memory.uses(ElasticPart.DEFER) else None
+        unmaps = DeferredUnmaps(driver, fence, at_once=not memory.uses(ElasticPart.DEFER))
         pool = ChunkPool(driver, memory.budget, unmaps)
         tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir, args.device)
         return cls(pool, Balloon(pool), tiers, args.device, memory)

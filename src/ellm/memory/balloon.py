@@ -30,14 +30,17 @@ class Cost(IntEnum):
 class Source(Protocol):
     """Someone who holds chunks that it can do without.
 
-    `group` is the ledger group that is charged for them.  Among sources of equal cost the one
-    unused for longest is asked first; `used` is when it was last of use, in seconds.
+    `group` is the ledger group that is charged for them, and `owner` the one in it, empty for
+    several.  Among sources of equal cost the one unused for longest is asked first; `used` is when
+    it was last of use, in seconds.
     """
 
     @property
     def name(self) -> str: ...
     @property
     def group(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
     @property
     def cost(self) -> Cost: ...
     @property
@@ -89,21 +92,20 @@ class Balloon:
         `wants` is chunks by owner, and is asked again after every release, which may change it.
         Sources that cost more than `most` are left alone.
         """
-        lacking, withheld = self._pool.ledger.lacking(wants())
-        if not lacking and not withheld:
+        lack = self._pool.ledger.lacking(wants())
+        if not lack:
             return True
         asked = [source for source in self._sources if source.cost <= most]
         for source in sorted(asked, key=lambda source: (source.cost, source.used)):
             own = source.group == group
-            while lacking or (withheld and own):
-                count = max(lacking, withheld) if own else self._spare(source, lacking)
-                freed = source.release(count) if count > 0 else 0
+            while count := lack.of(source.owner) if own else self._spare(source, lack.pool):
+                freed = source.release(count)
                 if not freed:
                     break
                 if moved is not None:
                     moved(source, wants(), freed)
-                lacking, withheld = self._pool.ledger.lacking(wants())
-            if not lacking and not withheld:
+                lack = self._pool.ledger.lacking(wants())
+            if not lack:
                 return True
         return False
 

@@ -52,6 +52,27 @@ class Group:
         return sum(max(0, a.unmet - taken.get(name, 0)) for name, a in self.owners.items())
 
 
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Chunks short of giving every owner of a group what it wants.
+
+    What the `pool` lacks anybody may give back; what the ceiling of the `group` withholds only its
+    owners; and what an owner's own ceiling withholds, by name in `owners`, only that owner.
+    """
+
+    pool: int = 0
+    group: int = 0
+    owners: Mapping[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.pool or self.group or self.owners)
+
+    def of(self, owner: str) -> int:
+        """What chunks of `owner`, one of the group, would help with; empty for several of it."""
+        own = self.owners if not owner else {owner: self.owners.get(owner, 0)}
+        return max(self.pool, self.group, *own.values(), 0)
+
+
 class Ledger:
     """Accounts of the owners of `total` chunks.
 
@@ -130,14 +151,16 @@ class Ledger:
         """Set both limits of `owner`, in chunks; at any time.
 
         A ceiling below what is held takes nothing away: the owner only cannot take more.  Raises
-        BudgetError if the floors no longer fit the total, or the ceiling is below the floor.
+        BudgetError if the floors no longer fit the total or the group's ceiling, or the ceiling
+        is below the floor.
         """
         account = self._account(owner)
-        self._set(account, owner, floor, ceiling)
+        self._set(account, self._home[owner], owner, floor, ceiling)
 
     def limit_group(self, group: str, floor: int = 0, ceiling: int | None = None) -> None:
         """Set what the owners of `group` together may and must be able to hold, as `limit`."""
-        self._set(self._groups.setdefault(group, Group()).limits, group, floor, ceiling)
+        home = self._groups.setdefault(group, Group())
+        self._set(home.limits, home, group, floor, ceiling)
 
     def available(self, owner: str) -> int:
         """Most chunks that `owner` could take now."""
@@ -164,23 +187,23 @@ class Ledger:
         others = self.promised - home.promised
         return home.limits.limited(self.total - others)
 
-    def lacking(self, wants: Mapping[str, int]) -> tuple[int, int]:
-        """Chunks short of giving every owner, all of one group, what it wants at once.
+    def lacking(self, wants: Mapping[str, int]) -> Lack:
+        """What is short of giving every owner, all of one group, what it wants at once.
 
-        The first number is what the pool lacks, which anybody may give back; the second what
-        ceilings withhold, which only the owners' own group can.  No wants at all ask for what the
-        pool lacks to hold no more than its total.
+        No wants at all ask for what the pool lacks to hold no more than its total.
         """
         total = sum(wants.values())
         if not total:
-            return max(0, -self.free), 0
+            return Lack(max(0, -self.free))
         home = self._home.get(next(iter(wants)), self._ungrouped)
         total += home.unmet(wants)
-        withheld = total - home.limits.room(total)
-        for name, count in wants.items():
-            if count and name in home.owners:
-                withheld = max(withheld, count - home.owners[name].room(count))
-        return max(0, total - self.free + self._promised_outside(home)), max(0, withheld)
+        owners = {
+            name: count - home.owners[name].room(count)
+            for name, count in wants.items()
+            if count and name in home.owners and count > home.owners[name].room(count)
+        }
+        pool = max(0, total - self.free + self._promised_outside(home))
+        return Lack(pool, max(0, total - home.limits.room(total)), owners)
 
     def charge(self, owner: str, count: int) -> None:
         """`owner` took `count` chunks, which were available to it."""
@@ -209,19 +232,28 @@ class Ledger:
                 kept += max(group.limits.unmet, group.unmet())
         return kept
 
-    def _set(self, account: Account, name: str, floor: int, ceiling: int | None) -> None:
-        before, account.floor = account.floor, floor
-        promised = self.promised
+    def _set(
+        self, account: Account, home: Group, name: str, floor: int, ceiling: int | None
+    ) -> None:
+        before = account.floor, account.ceiling
+        account.floor, account.ceiling = floor, ceiling
+        promised, most = self.promised, home.limits.ceiling
+        refusal = None
         if floor < 0 or promised > self.total:
-            account.floor = before
-            raise BudgetError(
+            refusal = (
                 f"a floor of {floor} chunks for {name} and {promised - floor} for the others do "
                 f"not fit a pool of {self.total}: raise --memory or lower the floor"
             )
-        if ceiling is not None and ceiling < floor:
-            account.floor = before
-            raise BudgetError(f"the ceiling of {name}, {ceiling}, is below its floor, {floor}")
-        account.ceiling = ceiling
+        elif ceiling is not None and ceiling < floor:
+            refusal = f"the ceiling of {name}, {ceiling}, is below its floor, {floor}"
+        elif most is not None and most < home.floors:
+            refusal = (
+                f"with {name} the floors of a group add up to {home.floors} chunks, and its "
+                f"ceiling is {most}: lower the floors, or raise the ceiling"
+            )
+        if refusal is not None:
+            account.floor, account.ceiling = before
+            raise BudgetError(refusal)
 
     def _move(self, owner: str, count: int) -> None:
         self._account(owner).held += count

@@ -28,12 +28,12 @@ class ChunkPool:
 
     A chunk has one owner, who is charged for it once, and one holder for each range it is mapped
     in.  `refusal` is the machine's last reason for not giving a chunk that the budget allows, or
-    not taking one back.  `unmaps` puts unmapping off to a safe point; None unmaps at once.
+    not taking one back.  `unmaps` puts unmapping off to a safe point; None makes one that does not.
     """
 
     def __init__(self, driver: Driver, budget: int, unmaps: DeferredUnmaps | None = None) -> None:
         self.driver = driver
-        self.unmaps = unmaps
+        self.unmaps = DeferredUnmaps(driver, at_once=True) if unmaps is None else unmaps
         self.chunk_bytes = driver.chunk_bytes
         total = budget // driver.chunk_bytes
         if total < 1:
@@ -135,9 +135,14 @@ class ChunkPool:
     def trim(self) -> int:
         """Give every warm chunk back to the machine; how many bytes that was.
 
-        Raises DriverError, and changes nothing, if the machine does not take them.
+        When the machine does not take them they stay warm, `refusal` tells why, and the next call
+        tries again.
         """
-        return self._cool(0) * self.chunk_bytes
+        try:
+            return self._cool(0) * self.chunk_bytes
+        except DriverError as refusal:
+            self.refusal = refusal
+            return 0
 
     def _keep_to_total(self) -> None:
         """Give warm chunks beyond the total back; when the machine refuses, at the next drop."""
@@ -150,8 +155,7 @@ class ChunkPool:
         """Give warm chunks back until there are at most `most`; how many that were."""
         if self.warm <= most:
             return 0
-        if self.unmaps is not None:
-            self.unmaps.flush()
+        self.unmaps.flush()
         chunks = [Chunk(number) for number in self._warm.take(self.warm - most)]
         try:
             self.driver.destroy(chunks)

@@ -56,6 +56,10 @@ class TierLog:
         """The machine does not back the room that `name` should have."""
         self._warn(f"{name} takes no more", reason)
 
+    def stuck(self, name: str, reason: str) -> None:
+        """The machine does not take room back that `name` has no use for."""
+        self._warn(f"{name} keeps room that is free", reason)
+
     def _failed(self, transfer: BlockTransfer) -> None:
         level = transfer.block.level
         if transfer.purpose is Purpose.SPILL and transfer.target is not None:

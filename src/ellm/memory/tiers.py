@@ -181,9 +181,12 @@ class Tiers:
             self._settle()
 
     def trim(self) -> None:
-        """Give back to the machine the room that no block is in."""
+        """Give back to the machine the room that no block is in, as far as it takes it."""
         for level in self._levels:
-            level.trim()
+            try:
+                level.trim()
+            except OSError as error:
+                self._log.stuck(level.store.name, str(error))
 
     def close(self) -> None:
         """Drop everything.  Twice is harmless."""

@@ -5,14 +5,18 @@
                 work that may still read it has passed (eLLM, arXiv 2506.15155, section on hiding
                 the driver: asynchronous unmapping)
 
+So giving back never fails, whatever the machine refuses.
+
 A slot that waits here is out of use: whoever maps it again settles it first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ellm.core.errors import DriverError
 from ellm.memory.driver import Driver, Span
 from ellm.memory.fences import Fence
 from ellm.memory.runs import adjacent_runs
@@ -30,12 +34,16 @@ class DeferredUnmaps:
     """Mappings of `driver` that have no use left.
 
     `fence` marks the moment after all work given to the device so far; None where work is done
-    when the call returns, as on the host.
+    when the call returns, as on the host.  `at_once` puts nothing off: only what the machine
+    refuses to unmap waits, for the next `flush`.
     """
 
-    def __init__(self, driver: Driver, fence: Callable[[], Fence] | None = None) -> None:
+    def __init__(
+        self, driver: Driver, fence: Callable[[], Fence] | None = None, at_once: bool = False
+    ) -> None:
         self._driver = driver
         self._fence = fence
+        self._at_once = at_once
         self._waiting: dict[int, _Waiting] = {}
 
     def __len__(self) -> int:
@@ -47,6 +55,9 @@ class DeferredUnmaps:
         waiting = self._waiting.setdefault(span.address, _Waiting(span, {}))
         fence = None if self._fence is None else self._fence()
         waiting.slots.update(dict.fromkeys(range(slot, slot + count), fence))
+        if self._at_once:
+            with suppress(DriverError):
+                self.settle(span, slot, count)
 
     def settle(self, span: Span, slot: int, count: int) -> None:
         """Unmap whatever waits among `count` slots from `slot`, now."""

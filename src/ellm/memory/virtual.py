@@ -91,10 +91,7 @@ class VirtualTensor:
         return self.punch(size, self.capacity)
 
     def punch(self, start: int, stop: int) -> int:
-        """Give back every chunk wholly inside bytes [start, stop); how many became free.
-
-        On DriverError the runs already given back stay so, and the rest stay mapped.
-        """
+        """Give back every chunk wholly inside bytes [start, stop); how many became free."""
         assert 0 <= start <= stop <= self.capacity, (start, stop, self.capacity)
         size = self.pool.chunk_bytes
         low, high = ceil_div(start, size), stop // size
@@ -148,24 +145,18 @@ class VirtualTensor:
 
     def _map(self, slot: int, chunks: Sequence[Chunk]) -> None:
         unmaps, driver, at = self.pool.unmaps, self.pool.driver, self.first + slot
-        if unmaps is None:
+        unmaps.settle(self.span, at, len(chunks))
+        try:
             driver.map(self.span, at, chunks)
-        else:
-            unmaps.settle(self.span, at, len(chunks))
-            try:
-                driver.map(self.span, at, chunks)
-            except DriverError:
-                # What waits to be unmapped counts against the machine's limit on mappings.
-                if not unmaps.flush():
-                    raise
-                driver.map(self.span, at, chunks)
+        except DriverError:
+            # What waits to be unmapped counts against the machine's limit on mappings.
+            if not unmaps.flush():
+                raise
+            driver.map(self.span, at, chunks)
         self._chunks.update(enumerate(chunks, slot))
 
     def _give_back(self, slots: Sequence[int]) -> None:
         for low, high in adjacent_runs(slots):
-            if self.pool.unmaps is None:
-                self.pool.driver.unmap(self.span, self.first + low, high - low)
-            else:
-                self.pool.unmaps.add(self.span, self.first + low, high - low)
+            self.pool.unmaps.add(self.span, self.first + low, high - low)
             self._solid = min(self._solid, low)
             self.pool.drop(self.owner, [self._chunks.pop(slot) for slot in range(low, high)])

@@ -39,9 +39,10 @@ class EngineSnapshot:
 
     `kv_waste` is the share of KV bytes mapped that hold no token (internal fragmentation).
     `parked` sequences wait with their KV below.  `owners` are the chunks this engine holds by
-    kind: weights, activations, kv.  `idle` are those of them it could give back, by kind: workspace
-    (activations the last step did not need), warm (mapped ranges of ended sequences), premapped,
-    prefixes (kept for requests that begin alike).
+    kind: weights, activations, kv.  `idle` are those of them it could give back, by kind: premapped
+    (rows mapped ahead), workspace (activations the last step did not need), warm (mapped ranges of
+    ended sequences), leaving (rows on their way below), prefixes (kept for requests that begin
+    alike).
     """
 
     running: int

@@ -41,7 +41,8 @@ class ElasticStats:
 
     inflations       times KV took chunks that activations or idle owners had given back
     deflations       times activations took chunks that KV had given back
-    moved_chunks     chunks given back, by who gave them: workspace, premap, warm, prefixes, …
+    moved_chunks     chunks given back, by who gave them: premapped, workspace, warm, leaving,
+                     prefixes, model
     swapped, recomputed   sequences that yielded their memory, by what became of their KV
     critical_driver  seconds in driver calls while a step waited for them, a step
     tidy_driver      seconds in driver calls between steps

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
-from ellm.core.load import StepLoad
 from ellm.core.sequence import Sequence, SequenceStatus
 from ellm.kv.manager import KvManager
 from ellm.scheduling.cost import StepCost
+from ellm.scheduling.draft import load_of
 from ellm.scheduling.slo import LATE, SloPolicy
 
 # A victim must have so many steps to spare beside the time that leaving and returning takes.
@@ -49,7 +49,7 @@ class Displacement:
         decoding = [s for s in running if s.uncomputed == 1 and s.first_token is not None]
         if not wishes or not decoding:
             return
-        pace = self._cost.predict(_load_of(decoding))
+        pace = self._cost.predict(load_of(decoding))
         decoding.sort(key=lambda s: self._policy.resume_by(s, pace))
         spare = self._kv.room.spare_soon
         for wish in wishes:
@@ -76,18 +76,10 @@ class Displacement:
         policy = self._policy
         if policy.rank(wish, now)[1] == LATE:
             return False
-        pace = self._cost.predict(_load_of([s for s in running if s.uncomputed == 1]))
+        pace = self._cost.predict(load_of([s for s in running if s.uncomputed == 1]))
         if policy.is_parked(wish):
             away = self._kv.park_seconds(wish.computed) or 0.0
             return now >= policy.due(wish) - NEAR_STEPS * pace - away
         if now < policy.due(wish) - NEAR_PREFILLS * policy.prefill_seconds(wish):
             return False
         return policy.could_keep_pace(wish, running, pace)
-
-
-def _load_of(decoding: SequenceOf[Sequence]) -> StepLoad:
-    """One more token for each."""
-    load = StepLoad()
-    for sequence in decoding:
-        load = load.with_sequence(1, sequence.computed + 1)
-    return load

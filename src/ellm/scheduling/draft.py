@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ellm.core.layers import KvTable
 from ellm.core.load import StepLoad
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
@@ -55,6 +57,14 @@ class Draft:
     def plan(self) -> StepPlan | None:
         """The finished plan; None if nothing can run."""
         return StepPlan(tuple(self._steps), self.shape) if self._steps else None
+
+
+def load_of(decoding: Iterable[Sequence]) -> StepLoad:
+    """What a step costs that computes one more token for each."""
+    load = StepLoad()
+    for sequence in decoding:
+        load = load.with_sequence(1, sequence.computed + 1)
+    return load
 
 
 def _targets(sequence: Sequence, count: int) -> list[int]:

@@ -22,7 +22,7 @@ from ellm.kv.manager import KvManager
 from ellm.kv.parking import Whereabouts
 from ellm.scheduling.cost import StepCost
 from ellm.scheduling.displacement import Displacement
-from ellm.scheduling.draft import Draft
+from ellm.scheduling.draft import Draft, load_of
 from ellm.scheduling.policy import Policy
 from ellm.scheduling.queue import WaitingQueue
 
@@ -91,12 +91,14 @@ class Scheduler:
         self._make_way(now)
         preemptions = self.preemptions
         decoding = [sequence for sequence in self.running if sequence.uncomputed == 1]
-        draft = Draft(self._config.max_num_batched_tokens or _UNBOUNDED, _load_of(decoding))
+        draft = Draft(self._config.max_num_batched_tokens or _UNBOUNDED, load_of(decoding))
         for sequence in self._in_turn(now):
             if draft.left and sequence.status is SequenceStatus.RUNNING:
                 self._continue(sequence, draft, now)
         if self.preemptions == preemptions or not self.running:
             self._admit(draft, now)
+        elif not len(draft):
+            return self.schedule(now)  # without those who have yielded, others have their turn
         return draft.plan()
 
     def _in_turn(self, now: float) -> list[Sequence]:
@@ -182,8 +184,7 @@ class Scheduler:
             self._kv.room.stats.swapped += 1
             self._policy.yielded(sequence)
         else:
-            self._kv.free(sequence.seq_id)
-            sequence.computed = 0
+            self._forget(sequence)
             self._kv.room.stats.recomputed += 1
         sequence.preemptions += 1
         self.preemptions += 1
@@ -192,8 +193,7 @@ class Scheduler:
     def start_over(self, sequence: Sequence) -> None:
         """The KV of a running sequence was lost: it is computed again."""
         self.running.remove(sequence)
-        self._kv.free(sequence.seq_id)
-        sequence.computed = 0
+        self._forget(sequence)
         self._kv.room.stats.recomputed += 1
         self._put_back(sequence)
 
@@ -222,8 +222,7 @@ class Scheduler:
             if tokens:
                 self._run(sequence)
             else:
-                if sequence.first_scheduled is None:
-                    sequence.cached = sequence.fetched = 0
+                self._forget(sequence)
                 self._put_back(sequence)
 
     def _run(self, sequence: Sequence) -> None:
@@ -238,7 +237,7 @@ class Scheduler:
             if not draft.left or active >= self._config.max_num_seqs:
                 skipped.append(sequence)
                 break
-            if self._waits_for_parent(sequence):
+            if sequence.waits_for_parent:
                 skipped.append(sequence)
             elif not self._start(sequence, draft, now):
                 skipped.append(sequence)
@@ -259,39 +258,46 @@ class Scheduler:
         """Whether others may start before `sequence`, which cannot start now."""
         return self._policy.skips and not self._policy.must_wait_for(sequence, now)
 
-    @staticmethod
-    def _waits_for_parent(sequence: Sequence) -> bool:
-        """Whether the prompt this sequence could share is being computed right now."""
-        parent = sequence.parent
-        return (
-            parent is not None
-            and sequence.num_output == 0
-            and not parent.finished
-            and parent.computed < parent.num_prompt
-        )
-
     def _start(self, sequence: Sequence, draft: Draft, now: float) -> bool:
         """Admit a waiting sequence, on KV that is there already; False if it must wait."""
         if not self._welcome(sequence, now):
             return False
-        below = self._kv.where(sequence.seq_id) is not None
+        where = self._kv.where(sequence.seq_id)
+        if where is Whereabouts.LOST:
+            self._forget(sequence)
+            where = None
         # A newcomer whose tokens would not fit now would be preempted soon, or preempt.
         if self.running and not self._kv.could_hold(self._tokens_to_hold(sequence), soon=False):
-            return not below and self._start_layered(sequence, draft, now)
-        if below:
-            return self._recall(sequence, draft)
+            return where is None and self._start_layered(sequence, draft, now)
+        if where is not None:
+            return self._recall(sequence, draft, now)
         self._share_prefix(sequence, draft)
         if self._kv.where(sequence.seq_id) is not None:
             sequence.fetched = sequence.cached
             self._await(sequence)
             return True
+        shared = sequence.computed
+        if self._begin(sequence, draft, now):
+            return True
+        # What it shares cannot be given up while it does, though that may be what is lacking.
+        alone = not self.running and not self.returning
+        return shared > 0 and alone and self._begin(sequence, draft, now)
+
+    def _begin(self, sequence: Sequence, draft: Draft, now: float) -> bool:
+        """Run a waiting sequence from what it has; on False it has nothing."""
         most = self._most(sequence, draft, now)
-        if not most or not self._grant(sequence, draft, most):
-            self._kv.free(sequence.seq_id)
-            sequence.computed = 0
-            return False
-        self._run(sequence)
-        return True
+        if most and self._grant(sequence, draft, most):
+            self._run(sequence)
+            return True
+        self._forget(sequence)
+        return False
+
+    def _forget(self, sequence: Sequence) -> None:
+        """Give up what is computed of a sequence that is to start over."""
+        self._kv.free(sequence.seq_id)
+        sequence.computed = 0
+        if sequence.first_scheduled is None:
+            sequence.cached = sequence.fetched = 0
 
     def _tokens_to_hold(self, sequence: Sequence) -> int:
         """Tokens whose KV a waiting sequence would take, beside what it could share."""
@@ -310,7 +316,7 @@ class Scheduler:
         if not self._kv.open_layered(sequence.seq_id, length, capacity, price, seconds):
             return False
         if not self._fits(sequence, most, draft, gentle=False):
-            self._kv.free(sequence.seq_id)
+            self._forget(sequence)
             return False
         self._run(sequence)
         return True
@@ -329,23 +335,26 @@ class Scheduler:
                     self._put_back(sequence)
 
     def _welcome(self, sequence: Sequence, now: float) -> bool:
-        """Whether the policy lets `sequence` start while so much lies below."""
+        """Whether the policy lets `sequence` start while so much lies below.
+
+        One that is part of what lies there only makes it less.
+        """
+        if self._kv.where(sequence.seq_id) is not None:
+            return True
         size = self._kv.token_bytes * len(sequence.tokens)
         return self._policy.admits(sequence, size, self._kv.parked_bytes, now)
 
-    def _recall(self, sequence: Sequence, draft: Draft) -> bool:
-        """Fetch the KV of a parked sequence; False if it must wait."""
-        if self._kv.where(sequence.seq_id) is Whereabouts.LOST:
-            self._kv.free(sequence.seq_id)
-            sequence.computed = 0
-            return False  # it starts afresh in the next step
+    def _recall(self, sequence: Sequence, draft: Draft, now: float) -> bool:
+        """Fetch the KV of a parked sequence, and go on if it was still here; False if it waits."""
         price = self._activation_bytes(draft.shape)
         if not self._kv.fetch(sequence.seq_id, price, gentle=bool(self.running)):
             return self._go_on_layered(sequence, draft)
-        if self._kv.where(sequence.seq_id) is None:
-            self._run(sequence)
-        else:
+        if self._kv.where(sequence.seq_id) is not None:
             self._await(sequence)
+            return True
+        self._run(sequence)
+        if most := self._most(sequence, draft, now):
+            self._grant(sequence, draft, most)
         return True
 
     def _go_on_layered(self, sequence: Sequence, draft: Draft) -> bool:
@@ -370,24 +379,13 @@ class Scheduler:
         if parent is not None and parent.status is SequenceStatus.RUNNING:
             shared = sequence.num_prompt - 1
             if shared and parent.computed > shared:
-                self._take_shared(sequence, parent, shared, price)
+                if self._kv.share(parent.seq_id, sequence.seq_id, shared, price):
+                    sequence.computed = shared
                 return
         sequence.computed = self._kv.adopt(
             sequence.seq_id, sequence.tokens, price, _salt(sequence), self._fetching_pays
         )
         sequence.cached = max(sequence.cached, min(sequence.computed, sequence.num_prompt))
-
-    def _take_shared(self, sequence: Sequence, parent: Sequence, shared: int, price: int) -> None:
-        if self._kv.share(parent.seq_id, sequence.seq_id, shared, price):
-            sequence.computed = shared
-
-
-def _load_of(decoding: list[Sequence]) -> StepLoad:
-    """One more token for each."""
-    load = StepLoad()
-    for sequence in decoding:
-        load = load.with_sequence(1, sequence.computed + 1)
-    return load
 
 
 def _salt(sequence: Sequence) -> bytes:

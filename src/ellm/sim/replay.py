@@ -22,6 +22,7 @@ from ellm.memory.stores.void import VoidStore
 from ellm.memory.tiers import Tiers
 from ellm.memory.timed_copier import TimedCopier
 from ellm.memory.unmapping import DeferredUnmaps
+from ellm.scheduling.cost import Coefficients
 from ellm.sim.clock import VirtualClock
 from ellm.sim.executor import SimExecutor
 
@@ -37,7 +38,7 @@ class SimModel:
     weight_bytes: int = 64 * KIB
     layers: Sequence[LayerSpec] = field(default=(LayerSpec(2, 8, 2),) * 4)
     vocab_size: int = 1000
-    step_seconds: float = 0.01
+    cost: Coefficients = field(default=Coefficients(0, 0, 0, 0, step=0.01))
     activation_bytes_per_token: int = 1 * KIB
     activation_bytes_per_row: int = 1 * KIB
     tier_bandwidth: float = 1e9
@@ -64,7 +65,7 @@ class SimHouse:
         """`machine` bytes are what there really is, if that is more or less than the budget."""
         budget = memory.budget or 64 * MIB
         driver = NullDriver(machine, memory.chunk_bytes or 64 * KIB)
-        unmaps = DeferredUnmaps(driver) if memory.uses(ElasticPart.DEFER) else None
+        unmaps = DeferredUnmaps(driver, at_once=not memory.uses(ElasticPart.DEFER))
         pool = ChunkPool(driver, budget, unmaps)
         tiers = None
         if memory.offload_bytes:
@@ -84,7 +85,8 @@ def simulated_engine(
 
     Raises BudgetError when the longest context does not fit the budget.
     """
-    house = SimHouse.of(memory, clock or VirtualClock(), model.tier_bandwidth)
+    machine = max(MACHINE_BYTES, memory.budget or 0)
+    house = SimHouse.of(memory, clock or VirtualClock(), model.tier_bandwidth, machine)
     return _engine(house, "", model, scheduler)
 
 
@@ -117,7 +119,7 @@ def _engine(house: SimHouse, name: str, model: SimModel, scheduler: SchedulerCon
     executor = SimExecutor(
         house.clock,
         vocab_size=model.vocab_size,
-        step_seconds=model.step_seconds,
+        seconds=model.cost.seconds,
         bytes_per_token=model.activation_bytes_per_token,
         bytes_per_row=model.activation_bytes_per_row,
         layers=len(model.layers),
