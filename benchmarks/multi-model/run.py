@@ -48,7 +48,7 @@ def main() -> None:
     options.set_defaults(threads=1)
     asked = options.parse_args()
     if asked.quick:
-        asked.speeds, asked.requests = (8.0,), 60
+        asked.speeds, asked.requests = (8.0,), 40
     each = 1 if asked.quick else ALONE
     share = int(asked.share * smallest_share(asked.threads))
     shared: dict[str, Any] = {"memory": MODELS * share, "threads": asked.threads}
