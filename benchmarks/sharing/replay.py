@@ -3,8 +3,8 @@
     scaled down by SCALE          512 tokens, a block of the trace ──▶ 16 tokens, a block here
     not scaled                    when requests come, and how many run at once
 
-One step stands for SCALE decoding steps of STEP seconds, one chunk for 2 MiB of a model with
-TOKEN_BYTES of KV a token, in groups of one layer of 32, and copies are as fast as PCI Express.
+One step stands for SCALE decoding steps of STEP seconds, a chunk for 2 MiB: 512 tokens in one of the
+32 layers of a model with TOKEN_BYTES of KV a token, and copies are as fast as PCI Express.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ellm.sim.replay import SimModel, simulated_engine
 SCALE = 32
 STEP = 0.025
 BLOCK = 16
-CHUNK = 64 * KIB
+CHUNK = 32 * KIB
 LAYER = LayerSpec(kv_heads=8, head_dim=64, itemsize=2)
 BLOCK_BYTES = BLOCK * LAYER.token_bytes
 # Llama-3-8B keeps 128 KiB a token; copies of these go at 25 GB/s.
