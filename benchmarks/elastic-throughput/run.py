@@ -36,7 +36,7 @@ ARMS = (
 VLLM = "vLLM"
 VLLM_PYTHON = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache/peers")) / "vllm/bin/python"
 VLLM_LONGEST = 8192
-PARTS = ("warm", "premap", "defer", "prefill", "park")
+PARTS = ("warm", "premap", "defer", "prefill", "park", "layers")
 ABLATIONS = (
     Arm("elastic-tier", {"kv_offloading_size": BELOW}),
     *(Arm(f"without {part}", {"kv_offloading_size": BELOW, "ablate": [part]}) for part in PARTS),
@@ -64,6 +64,7 @@ def arguments(arm: Arm, shape: Shape, threads: int) -> dict[str, Any]:
         "model": str(shape.model.cached()),
         "memory": shape.budget,
         "max_num_seqs": MOST_SEQUENCES,
+        "enable_prefix_caching": False,
         "threads": threads,
     }
     return {

@@ -67,7 +67,7 @@ SHAPES = {
             vocab=151_936,
             positions=CONTEXT,
         ),
-        2592 * MIB,
+        2560 * MIB,
         INPUTS,
         (2048, 16_384),
     ),

@@ -21,7 +21,14 @@ Generate = Callable[[Prompts, int], int]
 def ellm(model: str) -> Generate:
     from ellm import LLM, SamplingParams
 
-    llm = LLM(model, dtype="bfloat16", max_model_len=4096, max_num_seqs=32)
+    # A prompt is asked twice, for one token and for all, and must cost the same both times.
+    llm = LLM(
+        model,
+        dtype="bfloat16",
+        max_model_len=4096,
+        max_num_seqs=32,
+        enable_prefix_caching=False,
+    )
 
     def generate(prompts: Prompts, n: int) -> int:
         params = SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, detokenize=False)

@@ -18,8 +18,9 @@ import traces
 from contenders import CONTENDERS, Played, play, smallest_device
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "engine"))
-import machine  # noqa: E402
+sys.path.append(str(HERE.parent))
+
+from harness import machine  # noqa: E402
 
 OURS = "stitching"
 CAPACITY = 1 << 34

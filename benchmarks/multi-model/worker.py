@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from household import name_of, workload
@@ -26,6 +27,7 @@ from ellm.obs.models import ModelState
 from harness.worker import Json, serve
 
 SAMPLE_SECONDS = 0.5
+PACE_TOKENS = 8
 # How long to wait for the last answers after the last request: beyond it, something hangs.
 PATIENCE_SECONDS = 600.0
 
@@ -116,9 +118,13 @@ async def ask(fleet: AsyncFleet, item: WorkItem, due: float) -> tuple[float, flo
 
 
 async def alone(fleet: AsyncFleet, seed: int, each: int) -> Json:
-    """(ttft, tpot) of up to `each` requests of every model, with nobody else there."""
+    """(ttft, tpot) of up to `each` requests of every model, with nobody else there.
+
+    Answers are long enough to have a pace.
+    """
     found: dict[int, list[tuple[float, float]]] = {}
-    for item in workload(seed):
+    for short in workload(seed):
+        item = replace(short, output_len=max(short.output_len, PACE_TOKENS))
         times = found.setdefault(item.model, [])
         if not times:  # the first one of a model warms it up
             await ask(fleet, item, time.perf_counter())

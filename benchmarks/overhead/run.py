@@ -32,7 +32,7 @@ MEMORY = "2GiB"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many requests one after another, each `together` times at once."""
+    """So many times `together` requests at once."""
 
     model: str
     prompt: int
@@ -46,9 +46,10 @@ class Load:
 
     def question(self, rng: random.Random) -> dict[str, Any]:
         prompts = [
-            [rng.randrange(3, 259) for _ in range(self.prompt)] for _ in range(1 + self.requests)
+            [[rng.randrange(3, 259) for _ in range(self.prompt)] for _ in range(self.together)]
+            for _ in range(1 + self.requests)
         ]
-        return {"prompts": prompts, "output": self.output, "together": self.together}
+        return {"prompts": prompts, "output": self.output}
 
 
 LOADS = (

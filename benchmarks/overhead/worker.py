@@ -1,11 +1,11 @@
 """One arm: a model behind its step thread, asked as a client would.
 
 opening    arguments of AsyncLLM
-question   {"prompts": [[ids], …], "output": 64, "together": 1}
+question   {"prompts": [[[ids], [ids], …], …], "output": 64}
 answer     mean seconds to the first token and between tokens, the same to the first token of an
            engine that had come to rest, and what a step asked of the driver
 
-Each of `prompts` is asked after the one before has ended; `together` sequences share it.
+Prompts of one list are asked at once, the lists one after another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from statistics import fmean
-from typing import Any
 
 from ellm import AsyncLLM, SamplingParams
 from ellm.engine.engine import Engine
@@ -37,11 +36,12 @@ async def one(llm: AsyncLLM, prompt: list[int], output: int) -> tuple[float, flo
     return first - start, (last - first) / (output - 1)
 
 
-async def several(llm: AsyncLLM, question: Json, prompts: list[list[int]]) -> list[Any]:
-    answers: list[Any] = []
-    for prompt in prompts:
-        streams = [one(llm, prompt, question["output"]) for _ in range(question["together"])]
-        answers += await asyncio.gather(*streams)
+async def several(
+    llm: AsyncLLM, batches: list[list[list[int]]], output: int
+) -> list[tuple[float, float]]:
+    answers: list[tuple[float, float]] = []
+    for prompts in batches:
+        answers += await asyncio.gather(*(one(llm, prompt, output) for prompt in prompts))
     return answers
 
 
@@ -65,9 +65,10 @@ def load(opening: Json) -> Callable[[Json], Json]:
 
     def answer(question: Json) -> Json:
         time.sleep(REST)
-        [(cold, _), *_] = asyncio.run(several(llm, question, question["prompts"][:1]))
+        prompts, output = question["prompts"], question["output"]
+        [(cold, _), *_] = asyncio.run(several(llm, prompts[:1], output))
         before = spent(engine)
-        answers = asyncio.run(several(llm, question, question["prompts"][1:]))
+        answers = asyncio.run(several(llm, prompts[1:], output))
         after = spent(engine)
         steps = after["steps"] - before["steps"]
         return {

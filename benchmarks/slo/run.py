@@ -1,4 +1,4 @@
-"""Request rates against what every arm makes of them: in virtual time, or with --real on this CPU."""
+"""Request rates against what every arm makes of them, in virtual time or --real on this CPU."""
 
 from __future__ import annotations
 

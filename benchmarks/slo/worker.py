@@ -2,7 +2,7 @@
 
 opening   {"arguments": what EngineArgs takes}
 question  {"arrivals": seconds, "prompts": token ids, "outputs": lengths}
-answer    {"served": [[first, last], …] in seconds after the start, "cost": seconds for a unit of load}
+answer    {"served": [[first, last], …] in seconds after the start, "cost": seconds a unit of load}
 """
 
 from __future__ import annotations

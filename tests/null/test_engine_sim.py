@@ -155,6 +155,32 @@ def test_a_prefix_makes_way_when_memory_is_short() -> None:
     assert engine.stats.preemptions == 0
 
 
+@pytest.mark.parametrize("below", [0, 1024 * KIB])
+def test_a_beginning_is_found_when_memory_is_full_of_others(below: int) -> None:
+    memory = MemoryConfig(
+        budget=256 * KIB,
+        chunk_bytes=4 * KIB,
+        block_size=4,
+        prefix_caching=True,
+        offload_bytes=below,
+    )
+    engine = simulated_engine(MODEL, memory, SchedulerConfig(max_num_seqs=2, max_model_len=120))
+    prompts = [[number] * 100 for number in range(21)]
+    for number, prompt in enumerate(prompts[:20]):
+        engine.submit(request(str(number), prompt, 2))
+        drain(engine)
+    # The workspace of a new prompt takes what is free, and the end of 100 tokens' rows, which lies
+    # within chunks, must be copied to four new ones.
+    engine.submit(request("new", prompts[20], 2))
+    engine.submit(request("late", [*prompts[19], 7, 8, 9], 2))
+    drain(engine)
+    assert engine.stats.cached_tokens == 100
+    engine.submit(request("newer", prompts[0][:50] + prompts[1][:50], 2))
+    engine.submit(request("early", [*prompts[10], 7, 8, 9], 2))
+    drain(engine)
+    assert engine.stats.cached_tokens - 100 == engine.stats.fetched_tokens == (100 if below else 0)
+
+
 def test_abort_frees_at_once_wherever_the_request_is() -> None:
     engine = build(seqs=2)
     for i in range(5):

@@ -58,10 +58,10 @@ def test_who_gave_up_is_judged_by_what_is_certain() -> None:
     assert goodput.outcomes == {"ttft": 1}
 
 
-def test_without_objectives_everyone_is_content() -> None:
+def test_without_objectives_nobody_is_judged() -> None:
     goodput = Goodput(Objectives(), started=0.0)
     goodput.finished(ended(1000.0, 9000.0, tokens=2), 9000.0)
-    assert goodput.outcomes == {"met": 1}
+    assert not goodput.outcomes
 
 
 def test_only_those_who_met_their_objectives_make_goodput() -> None:
@@ -79,7 +79,7 @@ def test_only_those_who_met_their_objectives_make_goodput() -> None:
     later=st.floats(0, 100),
 )
 def test_the_rate_is_over_the_last_whole_seconds(moments: list[float], later: float) -> None:
-    goodput = Goodput(Objectives(), started=0.0)
+    goodput = Goodput(Objectives(ttft=1.0), started=0.0)
     for moment in moments:
         goodput.finished(ended(0.0), moment)
     now = (moments[-1] if moments else 0.0) + later

@@ -113,19 +113,42 @@ def test_the_oldest_is_cut_first_and_from_its_end(layout: str, warm: bool) -> No
 
 
 @LAYOUTS
-def test_what_was_used_lately_stays_longest(layout: str) -> None:
+def test_a_full_memory_lacks_no_more_than_what_is_asked(layout: str) -> None:
+    scene = Scene(layout, chunks=10)
+    scene.end(list(range(40)))
+    assert scene.pool.free == 0
+    assert scene.store.missing(scene.store.open(), 8) == 2
+
+
+@LAYOUTS
+def test_what_ended_last_stays_longest_and_what_is_spared_stays(layout: str) -> None:
     scene = Scene(layout)
     first, second, third = (scene.end([number] * 12) for number in range(3))
-    scene.kept.touch(first)
-    scene.kept.touch(999)
+    with scene.kept.sparing(first):
+        assert scene.kept.evict()
+        assert scene.kept.get(second) is None
+        assert scene.kept.release(100) == 3
+        assert scene.kept.get(third) is None
+        assert not scene.kept.evict()
+        assert scene.known([0] * 12) == 12
     assert scene.kept.evict()
-    assert scene.kept.get(second) is None
-    assert scene.kept.evict()
-    assert scene.kept.get(third) is None
-    scene.kept.clear()
+    assert scene.kept.get(first) is None
     assert not scene.kept.evict()
     assert scene.known([0] * 12) == 0
     scene.check()
+
+
+@LAYOUTS
+@pytest.mark.parametrize(("common", "stays"), [(36, False), (32, True)])
+def test_an_entry_goes_of_which_a_later_one_has_all_but_an_eighth(
+    layout: str, common: int, stays: bool
+) -> None:
+    scene = Scene(layout)
+    text = list(range(40))
+    short = scene.end(text)
+    scene.end([*text[:common], *[50] * 8])
+    assert (scene.kept.get(short) is not None) == stays
+    assert scene.known(text) == (40 if stays else common)
 
 
 @LAYOUTS
@@ -204,7 +227,7 @@ def test_whatever_is_given_up_the_index_and_memory_agree(layout: str, data: st.D
     scene = Scene(layout, data.draw(st.booleans()), data.draw(st.integers(30, 60)))
     words = st.lists(st.integers(0, 1), max_size=5)
     for _ in range(data.draw(st.integers(1, 10))):
-        action = data.draw(st.sampled_from(["end", "end", "end", "release", "touch", "evict"]))
+        action = data.draw(st.sampled_from(["end", "end", "end", "release", "evict"]))
         if action == "end":
             text = [word for word in data.draw(words) for _ in range(BLOCK)] + [5]
             scene.end(text, data.draw(st.integers(0, len(text))))
@@ -213,8 +236,6 @@ def test_whatever_is_given_up_the_index_and_memory_agree(layout: str, data: st.D
             freed = scene.kept.release(count)
             assert scene.pool.free == free + freed
             assert freed >= count or not len(scene.kept)
-        elif action == "touch":
-            scene.kept.touch(data.draw(st.integers(0, scene.ended)))
         else:
             assert scene.kept.evict() or not len(scene.kept)
         scene.check()

@@ -189,7 +189,7 @@ def test_a_step_that_lacks_only_what_is_being_copied_waits_for_the_copy() -> Non
     bench.step()
     kept = bench.memory.kv.kept
     assert kept is not None
-    assert kept.copy_down()
+    kept.copy_down(20)
     bench.submit([2] * 80, 2)
     bench.step()
     assert bench.engine.obstacle is None

@@ -91,7 +91,10 @@ _FLAGS: dict[str, Any] = {
     "ablate": Annotated[
         list[str] | None,
         typer.Option(
-            "--ablate", metavar="PART", help="Leave out warm, premap, defer, prefill, park, layers."
+            "--ablate",
+            metavar="PART",
+            help="Leave an elastic part out, to see what it is worth: warm (ranges), premap, defer "
+            "(unmapping), prefill, park, layers.  May be repeated.",
         ),
     ],
     "kv_offloading_size": _maybe(

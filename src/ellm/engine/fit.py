@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ellm.core.config import SchedulerConfig
+from ellm.core.config import MemoryMode, SchedulerConfig
 from ellm.core.errors import BudgetError
 from ellm.core.plan import StepShape
 from ellm.core.units import ceil_div, format_bytes
@@ -92,9 +92,13 @@ def require_context(
         return
     pool = memory.pool
     longest = longest_context(memory, activation_bytes, context)
-    room = format_bytes(max(0, pool.free) * pool.chunk_bytes)
+    held = pool.held(memory.owners.weights)
+    most = pool.ledger.group_reach(memory.owners.engine) - held
+    room = format_bytes(max(0, most) * pool.chunk_bytes)
     total = format_bytes(pool.total * pool.chunk_bytes)
     remedy = f"set --max-model-len {longest} or less, or " if longest else ""
+    if memory.config.mode is MemoryMode.STATIC:
+        remedy += "lower --max-num-batched-tokens, whose activations are set aside, or "
     raise BudgetError(
         f"a context of {context} tokens does not fit: {room} of the {total} budget is left for "
         f"KV and activations, enough for {longest} tokens; {remedy}raise --memory"

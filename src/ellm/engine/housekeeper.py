@@ -25,9 +25,10 @@ from ellm.memory.metered import MeteredDriver
 AHEAD_TOKENS = 32
 # Most bytes that all sequences together have mapped ahead (eLLM stays below 50 MB).
 MOST_AHEAD = 48 * MIB
-# Warm ranges go while less than this share of the pool is free (vAttention, arXiv 2405.04437).
+# Warm ranges go, and nothing is mapped ahead, while less than this share of the pool is free
+# (vAttention, arXiv 2405.04437).
 LOW_WATER = 0.1
-# Kept prefixes are copied to the tier below while less than this share is free.
+# This share of the pool is to be free, or held by kept prefixes that have copies below.
 HIGH_WATER = 0.3
 
 
@@ -44,8 +45,8 @@ class Housekeeper:
         self._unmap(wait=False)
         self._memory.kv.relax(LOW_WATER)
         kept, pool = self._memory.kv.kept, self._memory.pool
-        if kept is not None and pool.free < HIGH_WATER * pool.total:
-            kept.copy_down()
+        if kept is not None:
+            kept.copy_down(int(HIGH_WATER * pool.total) - pool.free)
         if self._premaps:
             self._map_ahead(running)
         self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)
@@ -70,7 +71,9 @@ class Housekeeper:
 
     def _map_ahead(self, running: Iterable[Sequence]) -> None:
         kv, pool = self._memory.kv, self._memory.pool
-        most = min(MOST_AHEAD // pool.chunk_bytes - kv.ahead, pool.free)
+        # Of the last chunks free, the next prompt would take back what was mapped ahead.
+        spare = pool.free - int(LOW_WATER * pool.total)
+        most = min(MOST_AHEAD // pool.chunk_bytes - kv.ahead, spare)
         for sequence in running:
             if most <= 0:
                 return

@@ -300,8 +300,9 @@ class Residency:
         reach = self._pool.ledger.reach(weights.owner)
         if weights.chunks > reach:
             size, room = (format_bytes(n * self._pool.chunk_bytes) for n in (weights.chunks, reach))
-            reason = f"its weights take {size}, and {room} are left beside what others are promised"
-            then(None, BudgetError(f"{reason}: raise --memory, or lower the floors"))
+            reason = f"its weights take {size}, and it can never hold more than {room}"
+            remedy = "raise --memory or its ceiling, or lower the floors of others"
+            then(None, BudgetError(f"{reason}: {remedy}"))
             return
         self._claims.append(Claim(weights, self._clock.now(), then))
         if len(self._claims) == 1:

@@ -6,12 +6,15 @@
 
 When memory gets short, copies of the oldest are written ahead of time, so that giving up rows costs
 nothing later; what has no copy is cut from its end, because a beginning is shared by more requests.
+Of a conversation that goes on, only the latest turn is kept: it has nearly all that the others had.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic
 
@@ -38,9 +41,14 @@ class Kept(Generic[Holding]):
     def is_moving(self) -> bool:
         return self.block is not None and self.block.state is BlockState.WRITING
 
+    @property
+    def is_read(self) -> bool:
+        """Whether a copy of it is on its way up."""
+        return self.is_copied and self.block is not None and len(self.block.transfers) > 0
+
 
 class KeptPrefixes(Generic[Holding]):
-    """Holdings without a sequence, least recently used first.  `tiers` None has nothing below."""
+    """Holdings without a sequence, oldest end first.  `tiers` None has nothing below."""
 
     def __init__(
         self, store: KvStore[Holding], index: PrefixIndex, tiers: Tiers | None = None
@@ -49,12 +57,27 @@ class KeptPrefixes(Generic[Holding]):
         self._index = index
         self._tiers = tiers
         self._kept: OrderedDict[int, Kept[Holding]] = OrderedDict()
+        self._spared: int | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def get(self, seq_id: int) -> Kept[Holding] | None:
         return self._kept.get(seq_id)
+
+    def rows(self, seq_id: int) -> Holding | None:
+        """What is in memory of it, if anything is."""
+        kept = self._kept.get(seq_id)
+        return None if kept is None else kept.holding
+
+    @contextmanager
+    def sparing(self, seq_id: int) -> Iterator[None]:
+        """Meanwhile its rows, if it is kept, stay as they are."""
+        self._spared = seq_id
+        try:
+            yield
+        finally:
+            self._spared = None
 
     @property
     def chunks(self) -> int:
@@ -73,18 +96,17 @@ class KeptPrefixes(Generic[Holding]):
     def add(self, seq_id: int, holding: Holding) -> None:
         """Keep what an ended sequence published, unless an entry in memory covers all of it.
 
-        Entries that it covers are not needed any more.
+        Entries that it nearly covers go.
         """
         held = self._index.held(seq_id)
         self._store.trim(holding, held)
         self._kept[seq_id] = Kept(held, holding)
-        there = (
-            None if not held else next(filter(self._is_here, self._index.covering(seq_id)), None)
-        )
-        if not held or there is not None:
+        covering = filter(self._is_here, self._index.covering(seq_id) if held else ())
+        there = next(covering, None)
+        if there is not None:
+            self._kept.move_to_end(there)
+        if there is not None or not held:
             self._drop(seq_id)
-            if there is not None:
-                self.touch(there)
             return
         for other in list(self._index.covered(seq_id)):
             if other in self._kept:
@@ -95,36 +117,39 @@ class KeptPrefixes(Generic[Holding]):
         kept = self._kept.get(seq_id)
         return kept is not None and kept.holding is not None
 
-    def touch(self, seq_id: int) -> None:
-        """Someone has just used it."""
-        if seq_id in self._kept:
-            self._kept.move_to_end(seq_id)
-
     def release(self, count: int) -> int:
         """Give rows up, oldest first, until `count` chunks are free; how many became.
 
-        Rows that are being copied are left alone.
+        The end of a copy that is under way is waited for: computing its tokens again takes longer.
         """
         freed = 0
         for seq_id, kept in list(self._kept.items()):
-            while freed < count and kept.holding is not None and not kept.is_moving:
-                freed += self._give_up(seq_id, kept, count - freed)
             if freed >= count:
                 break
+            if seq_id == self._spared or kept.holding is None:
+                continue
+            self._end_copy(kept)
+            while freed < count and kept.holding is not None:
+                freed += self._give_up(seq_id, kept, count - freed)
         return freed
 
-    def copy_down(self) -> bool:
-        """Begin to copy the oldest entry that has no copy; False if there is none, or no room.
+    def _end_copy(self, kept: Kept[Holding]) -> None:
+        if self._tiers is not None and kept.block is not None and kept.is_moving:
+            self._tiers.wait(kept.block)
+            self._tiers.poll()
 
-        One at a time: the tier has better to do than keep pace with all that ends.
-        """
-        if self._tiers is None or any(kept.is_moving for kept in self._kept.values()):
-            return False
-        for kept in self._kept.values():
-            if kept.holding is None or kept.is_copied:
+    def copy_down(self, count: int) -> None:
+        """Begin to copy the oldest, until `count` chunks can be given up that have copies."""
+        if self._tiers is None:
+            return
+        for kept in list(self._kept.values()):
+            if count <= 0:
+                return
+            if kept.holding is None:
                 continue
-            return self._begin_copy(kept)
-        return False
+            if not kept.is_copied and not kept.is_moving and not self._begin_copy(kept):
+                return
+            count -= self._store.chunks_alone(kept.tokens)
 
     def wait(self) -> bool:
         """Return when the copy that is on its way has ended; False if there is none."""
@@ -154,12 +179,12 @@ class KeptPrefixes(Generic[Holding]):
         for seq_id, kept in self._kept.items():
             if kept is than:
                 break
-            if kept.holding is None:
+            if kept.holding is None and not kept.is_read:
                 self._drop(seq_id)
                 return True
         if than is None:
             for kept in self._kept.values():
-                if kept.block is not None:
+                if kept.block is not None and not kept.is_read:
                     self._tiers.drop(kept.block)
                     kept.block = None
                     return True
@@ -168,7 +193,7 @@ class KeptPrefixes(Generic[Holding]):
     def evict(self) -> bool:
         """Drop the oldest that has rows; False if there is none."""
         for seq_id, kept in self._kept.items():
-            if kept.holding is not None:
+            if kept.holding is not None and seq_id != self._spared:
                 self._drop(seq_id)
                 return True
         return False
@@ -179,11 +204,9 @@ class KeptPrefixes(Generic[Holding]):
             if not kept.is_copied and not kept.is_moving:
                 self._begin_copy(kept)
         for seq_id, kept in list(self._kept.items()):
-            if self._tiers is not None and kept.block is not None and kept.is_moving:
-                self._tiers.wait(kept.block)
-                self._tiers.poll()
             if kept.holding is None:
                 continue
+            self._end_copy(kept)
             if kept.is_copied:
                 self._give_up(seq_id, kept, 0)
             else:

@@ -13,11 +13,13 @@ A sequence that must yield its memory can be parked in the tier below, and fetch
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Generic
 
 from ellm.core.layers import KvArena, KvTable
 from ellm.core.plan import StepPlan
-from ellm.kv.beginnings import Beginnings
+from ellm.kv.beginnings import Beginnings, Match
 from ellm.kv.below import Below
 from ellm.kv.kept import KeptPrefixes
 from ellm.kv.layered import Ferry
@@ -29,10 +31,7 @@ from ellm.memory.balloon import Cost
 
 
 class KvManager(Generic[Holding]):
-    """The KV of every sequence by its id, over one layout.  `None` means not now.
-
-    `kept` are the prefixes of ended sequences, None without a prefix cache.
-    """
+    """The KV of every sequence by its id, over one layout; `kept` is None without such a cache."""
 
     def __init__(
         self,
@@ -119,14 +118,18 @@ class KvManager(Generic[Holding]):
         return self._store.table(holding)
 
     def _open(self, tokens: int = 0) -> Holding | None:
-        holding = self._store.open(tokens)
+        return self._with_slot(lambda: self._store.open(tokens))
+
+    def _with_slot(self, attempt: Callable[[], Holding | None]) -> Holding | None:
+        """What `attempt` makes once kept prefixes have left it an address slot, if one can."""
+        holding = attempt()
         while holding is None and self.kept is not None and self.kept.evict():
-            holding = self._store.open(tokens)
+            holding = attempt()
         return holding
 
     def _grant(self, holding: Holding, tokens: int, activation_bytes: int, most: Cost) -> bool:
-        self._granting = holding
-        fits = self.room.make(lambda: self._store.missing(holding, tokens), activation_bytes, most)
+        self._granting, missing = holding, partial(self._store.missing, holding, tokens)
+        fits = self.room.make(missing, activation_bytes, most)
         self._granting = None
         return fits and self._store.extend(holding, tokens)
 
@@ -136,21 +139,16 @@ class KvManager(Generic[Holding]):
         False when that would leave less than a workspace of `activation_bytes`."""
         parent = self._held.get(parent_id)
         if parent is None and self.kept is not None:
-            kept = self.kept.get(parent_id)
-            parent = None if kept is None else kept.holding
+            parent = self.kept.rows(parent_id)
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
-        source = parent
-        # Prefixes are left alone: the parent may be one.
-        if not self.room.make(
-            lambda: self._store.missing_for_fork(source, tokens), activation_bytes, Cost.WARM
-        ):
-            return False
-        child = self._store.fork(parent, tokens)
-        if child is None:
-            return False
-        self._held[child_id] = child
-        return True
+        with nullcontext() if self.kept is None else self.kept.sparing(parent_id):
+            missing = partial(self._store.missing_for_fork, parent, tokens)
+            fits, fork = self.room.make(missing, activation_bytes), self._store.fork
+            child = self._with_slot(partial(fork, parent, tokens)) if fits else None
+        if child is not None:
+            self._held[child_id] = child
+        return child is not None
 
     def adopt(
         self,
@@ -172,12 +170,11 @@ class KvManager(Generic[Holding]):
         if self._below is not None and worth is not None:
             far = self._beginnings.anywhere(seq_id, tokens, salt)
             more = (far[1] if far else 0) - (near[1] if near else 0)
-            if far and more and self._fetch_prefix(seq_id, *far, activation_bytes, more, worth):
+            if far and more and self._fetch_prefix(seq_id, far, activation_bytes, more, worth):
                 return far[1]
         if near is None:
             return 0
         holder, count = near
-        self.kept.touch(holder)
         return count if self.share(holder, seq_id, count, activation_bytes) else 0
 
     def known(self, seq_id: int, tokens: Sequence[int], salt: bytes = b"") -> int:
@@ -190,27 +187,26 @@ class KvManager(Generic[Holding]):
     def _fetch_prefix(
         self,
         seq_id: int,
-        holder: int,
-        count: int,
+        far: Match,
         activation_bytes: int,
         more: int,
         worth: Callable[[int, float], bool],
     ) -> bool:
         """Begin to bring a kept prefix up from below; whether that has begun."""
         assert self.kept is not None
+        holder, count = far
         kept, below = self.kept.get(holder), self._below
         if kept is None or kept.block is None or not kept.is_copied or below is None:
             return False
         size = kept.block.size * count // kept.copied
         if not worth(more, below.tiers.load_seconds(kept.block, size)):
             return False
-        holding = self._store.open(count)
+        holding = self._open(count)
         if holding is None:
             return False
-        if not self._grant(holding, count, activation_bytes, Cost.WARM):
+        if not self._grant(holding, count, activation_bytes, Cost.MODEL):
             self._store.close(holding)
             return False
-        self.kept.touch(holder)
         below.lot.fetch_from(seq_id, holding, kept.block, count, kept.copied)
         return True
 
@@ -233,7 +229,7 @@ class KvManager(Generic[Holding]):
         Its rows stay taken until they are safe; those beyond `tokens` are given up.
         """
         holding = self._held.get(seq_id)
-        if self._below is None or holding is None:
+        if not self._below or holding is None:
             return False
         while not self._below.lot.park(seq_id, holding, tokens):
             if self.kept is None or not self.kept.shed():

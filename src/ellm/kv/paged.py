@@ -30,7 +30,10 @@ class PagedHolding:
 
 
 class PagedStore:
-    """Holdings of pages of `block_size` tokens, as many as the whole pool could back."""
+    """Holdings of pages of `block_size` tokens, twice as many as the whole pool could back.
+
+    So when memory is full there are still free pages, and `missing` says how many chunks they lack.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class PagedStore:
         self._geometry = geometry
         self._block = block_size
         page_bytes = block_size * geometry.token_bytes
-        pages = max(1, pool.total * pool.chunk_bytes // page_bytes)
+        pages = 2 * max(1, pool.total * pool.chunk_bytes // page_bytes)
         self._pages = PageAllocator(pool, page_bytes, pages, owner, keep_warm)
         self._page_rows = geometry.groups * block_size
         self._open: set[PagedHolding] = set()

@@ -25,7 +25,7 @@ class PrefixIndex:
         self._holders: dict[bytes, dict[int, None]] = {}
         self._chains: dict[int, list[bytes]] = {}
         self._held: dict[int, int] = {}
-        # Who holds no block after this one.
+        # Who holds hardly any block after this one.
         self._ends: dict[bytes, dict[int, None]] = {}
 
     def publish(self, seq_id: int, tokens: Sequence[int], computed: int, salt: bytes = b"") -> None:
@@ -64,7 +64,7 @@ class PrefixIndex:
         return self._held.get(seq_id, 0) * self.block_size
 
     def covered(self, seq_id: int) -> Iterator[int]:
-        """Other sequences all of whose blocks `seq_id` holds too."""
+        """Other sequences of whose blocks `seq_id` holds all but an eighth, or all."""
         for digest in self._chains.get(seq_id, ())[: self._held.get(seq_id, 0)]:
             for other in self._ends.get(digest, ()):
                 if other != seq_id:
@@ -96,16 +96,16 @@ class PrefixIndex:
         """From now on `seq_id` holds that many blocks."""
         chain, held = self._chains[seq_id], self._held.get(seq_id, 0)
         if held:
-            ends = self._ends[chain[held - 1]]
-            del ends[seq_id]
-            if not ends:
-                del self._ends[chain[held - 1]]
+            end = chain[_nearly(held) - 1]
+            del self._ends[end][seq_id]
+            if not self._ends[end]:
+                del self._ends[end]
         if blocks:
-            self._ends.setdefault(chain[blocks - 1], {})[seq_id] = None
+            self._ends.setdefault(chain[_nearly(blocks) - 1], {})[seq_id] = None
         self._held[seq_id] = blocks
 
     def check(self) -> None:
-        ends = {(self._chains[s][n - 1], s) for s, n in self._held.items() if n}
+        ends = {(self._chains[s][_nearly(n) - 1], s) for s, n in self._held.items() if n}
         assert ends == {(digest, s) for digest, holders in self._ends.items() for s in holders}
         for digest, holders in self._holders.items():
             assert holders, digest
@@ -120,3 +120,8 @@ class PrefixIndex:
             before = chain[-1] if chain else salt
             chain.append(hashlib.blake2b(before + block, digest_size=16).digest())
         return chain
+
+
+def _nearly(blocks: int) -> int:
+    """So many of `blocks` that the rest is not worth keeping all of them for."""
+    return blocks - blocks // 8

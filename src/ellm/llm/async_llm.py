@@ -21,6 +21,12 @@ class AsyncLLM(Configured, ServedModel):
         self._fleet = AsyncFleet([args], progress=progress)
         ServedModel.__init__(self, *self._fleet.backend(args.name).parts)
 
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """End the step thread and release all memory; twice is harmless.
 

@@ -201,6 +201,12 @@ class AsyncFleet:
         """Chunks of the pool by owner: `name/weights`, `name/kv`, `name/activations`."""
         return read_beside(self._house.pool.snapshot)
 
+    async def __aenter__(self) -> AsyncFleet:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """End the step thread and release all memory; twice is harmless.
 

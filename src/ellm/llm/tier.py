@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from ellm.core.units import format_bytes
 from ellm.memory.drivers.cuda_access import CudaAccess
 from ellm.memory.extents import HostAccess
 from ellm.memory.stores.file import FileStore
 from ellm.memory.stores.host import HostStore
 from ellm.memory.thread_copier import ThreadCopier
 from ellm.memory.tiers import Tiers
+
+_log = logging.getLogger(__name__)
 
 
 def open_tier(size: int, directory: str | None, device: str = "cpu") -> Tiers | None:
@@ -18,6 +26,15 @@ def open_tier(size: int, directory: str | None, device: str = "cpu") -> Tiers | 
     """
     if not size:
         return None
+    place = directory or tempfile.gettempdir()
+    if Path(place).is_dir() and shutil.disk_usage(place).free < size:
+        free = format_bytes(shutil.disk_usage(place).free)
+        _log.warning(
+            "%s may be offloaded, and %s has %s free: what does not fit is computed again",
+            format_bytes(size),
+            place,
+            free,
+        )
     if device == "cpu":
         access = HostAccess()
         return Tiers(FileStore(size, access, directory), access, ThreadCopier())

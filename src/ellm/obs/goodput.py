@@ -16,7 +16,7 @@ class Goodput:
 
     Time to first token counts from arrival; time per output token is the mean after the first.
     `outcomes` counts the judged since start: met, ttft, tpot or both (which objective was missed).
-    A choice of a request counts as one; a request without objectives has met them.  An aborted one
+    A choice of a request counts as one; a request without objectives is not judged.  An aborted one
     is judged only if its first token was late already: otherwise nobody knows.
 
     One thread writes and any thread may read.  `started` is when counting begins.
@@ -53,6 +53,8 @@ class Goodput:
 
     def _judge(self, sequence: Sequence, now: float) -> str | None:
         wished = self._objectives.overridden(sequence.request.objectives)
+        if wished.ttft is None and wished.tpot is None:
+            return None
         first = now if sequence.first_token is None else sequence.first_token
         late = wished.ttft is not None and first - sequence.request.arrival > wished.ttft
         if sequence.finish_reason is FinishReason.ABORT:

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 
 from ellm.obs.histogram import Histogram
 from ellm.obs.models import ModelInfo
-from ellm.obs.snapshot import EngineSnapshot
+from ellm.obs.snapshot import EngineSnapshot, TierSnapshot
 from ellm.obs.stats import EngineStats
 
 _ENGINE = "0"
@@ -35,12 +35,20 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one model says of itself at one moment; `name` is what clients call it."""
+    """What one model says of itself at one moment; `name` is what clients call it.
+
+    The first of several speaks for the tier, which they share.
+    """
 
     name: str
     info: ModelInfo
     stats: EngineStats
     now: EngineSnapshot
+    is_first: bool = True
+
+    @property
+    def tier(self) -> TierSnapshot | None:
+        return self.now.tier if self.is_first else None
 
 
 @dataclass(frozen=True, slots=True)

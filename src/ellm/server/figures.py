@@ -34,8 +34,8 @@ def _copy(path: str) -> Callable[[Reading], Value]:
 
 def _of_tier(field: str) -> Callable[[Reading], Value]:
     """A figure of the tier below; nothing to tell where there is none."""
-    of = attrgetter(f"now.tier.stats.{field}")
-    return lambda reading: None if reading.now.tier is None else of(reading)
+    of = attrgetter(f"tier.stats.{field}")
+    return lambda reading: None if reading.tier is None else of(reading)
 
 
 def _failures(tier: TierSnapshot | None) -> dict[str, float]:
@@ -131,7 +131,7 @@ COUNTERS: Final = (
         Kind.COUNTER,
         "ellm:kv_offload_failures",
         "Transfers that did not end well; nothing was lost by them.",
-        lambda r: _failures(r.now.tier),
+        lambda r: _failures(r.tier),
         "operation",
     ),
 )
@@ -242,7 +242,7 @@ GAUGES: Final = (
         Kind.GAUGE,
         "ellm:tier_bytes",
         "Bytes of the tier below the memory.",
-        lambda r: _tier(r.now.tier),
+        lambda r: _tier(r.tier),
         "state",
     ),
     Family(

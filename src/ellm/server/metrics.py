@@ -50,7 +50,7 @@ class FleetCollector(Collector):
 
     def _read(self) -> Iterator[Reading]:
         """Every model that has been loaded."""
-        fleet = self._service.fleet
+        fleet, found = self._service.fleet, 0
         for info in fleet.models:
             if info.state is ModelState.LOADING:
                 continue
@@ -59,7 +59,8 @@ class FleetCollector(Collector):
             except ModelNotFound:  # it has left meanwhile
                 continue
             name = self._service.names(info.name)[0]
-            yield Reading(name, info, llm.stats, llm.snapshot())
+            yield Reading(name, info, llm.stats, llm.snapshot(), is_first=not found)
+            found += 1
 
     def _memory(self, readings: list[Reading], memory: MemorySnapshot) -> Iterator[Metric]:
         size = memory.chunk_bytes

@@ -124,14 +124,16 @@ async def ask(http: httpx.AsyncClient, target: Target, item: WorkItem) -> Outcom
 
 async def _follow(response: httpx.Response, outcome: Outcome, start: float) -> None:
     last = start
-    chunks = 0
+    chunks, finished = 0, False
     async for event in events(response):
         if error := event.get("error"):
             outcome.error = json.dumps(error)[:300]
         if usage := event.get("usage"):
             outcome.prompt_tokens = usage.get("prompt_tokens") or 0
             outcome.output_tokens = usage.get("completion_tokens") or 0
-        if not any(_carries_token(choice) for choice in event.get("choices") or ()):
+        choices = event.get("choices") or ()
+        finished |= any(choice.get("finish_reason") for choice in choices)
+        if not any(_carries_token(choice) for choice in choices):
             continue
         now = time.perf_counter()
         if chunks == 0:
@@ -143,7 +145,10 @@ async def _follow(response: httpx.Response, outcome: Outcome, start: float) -> N
     outcome.latency = last - start
     outcome.output_tokens = outcome.output_tokens or chunks
     if chunks == 0 and outcome.error is None:
-        outcome.error = "the stream ended without a token"
+        if not finished:
+            outcome.error = "the stream ended without a token"
+        # The first token ended the text, and has none of its own.
+        outcome.ttft = outcome.latency = time.perf_counter() - start
 
 
 def _carries_token(choice: Mapping[str, Any]) -> bool:

@@ -23,6 +23,8 @@ def lines(summary: Summary) -> Iterator[str]:
     yield f"{'requests failed':<32}{summary.failed:>12}"
     for status, count in sorted(summary.errors.items()):
         yield f"{f'  with status {status}':<32}{count:>12}"
+    for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1])[:3]:
+        yield f"  {count} said: {reason}"
     yield f"{'duration (s)':<32}{summary.duration:>12.2f}"
     yield f"{'prompt tokens':<32}{summary.prompt_tokens:>12}"
     yield f"{'output tokens':<32}{summary.output_tokens:>12}"

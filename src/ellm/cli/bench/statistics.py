@@ -91,6 +91,7 @@ class Summary:
     e2el: Spread
     queued: Spread
     errors: Mapping[str, int]
+    reasons: Mapping[str, int]
 
     @property
     def goodput(self) -> float | None:
@@ -155,4 +156,5 @@ def summarize(
         e2el=Spread.of([outcome.latency for outcome in good]),
         queued=Spread.of([outcome.queued for outcome in outcomes]),
         errors=dict(Counter("stream" if o.status == 200 else str(o.status) for o in bad)),
+        reasons=dict(Counter(o.error or "" for o in bad)),
     )
