@@ -130,6 +130,10 @@ class KvManager(Generic[Holding]):
     def _grant(self, holding: Holding, tokens: int, activation_bytes: int, most: Cost) -> bool:
         self._granting, missing = holding, partial(self._store.missing, holding, tokens)
         fits = self.room.make(missing, activation_bytes, most)
+        # What a warm range has beyond these tokens may be what is lacking.
+        if not fits and self._store.room(holding) > tokens:
+            self._store.trim(holding, self._store.tokens(holding))
+            fits = self.room.make(missing, activation_bytes, most)
         self._granting = None
         return fits and self._store.extend(holding, tokens)
 
