@@ -128,8 +128,12 @@ class KvManager(Generic[Holding]):
         return holding
 
     def _grant(self, holding: Holding, tokens: int, activation_bytes: int, most: Cost) -> bool:
-        self._granting = holding
-        fits = self.room.make(lambda: self._store.missing(holding, tokens), activation_bytes, most)
+        self._granting, missing = holding, partial(self._store.missing, holding, tokens)
+        fits = self.room.make(missing, activation_bytes, most)
+        # What a warm range has beyond these tokens may be what is lacking.
+        if not fits and self._store.room(holding) > tokens:
+            self._store.trim(holding, self._store.tokens(holding))
+            fits = self.room.make(missing, activation_bytes, most)
         self._granting = None
         return fits and self._store.extend(holding, tokens)
 
@@ -143,10 +147,9 @@ class KvManager(Generic[Holding]):
         assert parent is not None, f"sequence {parent_id} holds nothing to share"
         assert child_id not in self._held, child_id
         with nullcontext() if self.kept is None else self.kept.sparing(parent_id):
-            child = None
             missing = partial(self._store.missing_for_fork, parent, tokens)
-            if self.room.make(missing, activation_bytes):
-                child = self._with_slot(partial(self._store.fork, parent, tokens))
+            fits, fork = self.room.make(missing, activation_bytes), self._store.fork
+            child = self._with_slot(partial(fork, parent, tokens)) if fits else None
         if child is not None:
             self._held[child_id] = child
         return child is not None
