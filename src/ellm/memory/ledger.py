@@ -190,11 +190,12 @@ class Ledger:
     def lacking(self, wants: Mapping[str, int]) -> Lack:
         """What is short of giving every owner, all of one group, what it wants at once.
 
-        No wants at all ask for what the pool lacks to hold no more than its total.
+        No wants at all ask for what the pool lacks to hold no more than its total, and to have
+        free what is promised.
         """
         total = sum(wants.values())
         if not total:
-            return Lack(max(0, -self.free))
+            return Lack(max(0, self._promised_outside(Group()) - self.free))
         home = self._home.get(next(iter(wants)), self._ungrouped)
         total += home.unmet(wants)
         owners = {
