@@ -18,7 +18,7 @@ RECORDED = HERE / "results.jsonl"
 # Models of the trace with the most requests, drawn one by one; the others are one band.
 BANDS = 6
 # Arms whose models are drawn one by one.
-COMPARED = ("elastic", "static", "static, paged")
+COMPARED = ("elastic", "static", "static-paged")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from harness.worker import Worker
 HERE = Path(__file__).resolve().parent
 ARMS = (
     Arm("static", {"memory_mode": "static"}),
-    Arm("static, paged", {"memory_mode": "static", "kv_layout": "paged"}),
+    Arm("static-paged", {"memory_mode": "static", "kv_layout": "paged"}),
     Arm("elastic"),
     Arm("elastic with a tier", {"kv_offloading_size": "1GiB"}),
     Arm("elastic on half"),
