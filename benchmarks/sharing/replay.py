@@ -3,8 +3,8 @@
     scaled down by SCALE          512 tokens, a block of the trace ──▶ 16 tokens, a block here
     not scaled                    when requests come, and how many run at once
 
-One step stands for SCALE decoding steps of STEP seconds, a chunk for 2 MiB: 512 tokens in one of the
-32 layers of a model with TOKEN_BYTES of KV a token, and copies are as fast as PCI Express.
+One step stands for SCALE decoding steps of STEP seconds, a chunk for 2 MiB: 512 tokens in one of
+the 32 layers of a model with TOKEN_BYTES of KV a token.  Copies are as fast as PCI Express.
 """
 
 from __future__ import annotations
