@@ -4,7 +4,7 @@
     not scaled                    when requests come, and how many run at once
 
 One step stands for SCALE decoding steps of STEP seconds, a chunk for 2 MiB: 512 tokens in one of
-the 32 layers of a model with TOKEN_BYTES of KV a token, and copies are as fast as PCI Express.
+the 32 layers of a model with TOKEN_BYTES of KV a token.  Copies are as fast as PCI Express.
 """
 
 from __future__ import annotations
