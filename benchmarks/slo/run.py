@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 from multiprocessing import Pool
@@ -18,13 +19,12 @@ from settings import SETTINGS, SMALL, Setting
 from simulated import Simulation
 from workload import Item, shapes
 
-from harness import traces
 from harness.options import parser
 from harness.results import Trial, append
 from harness.worker import Worker
 
 HERE = Path(__file__).resolve().parent
-DATA = traces.HOME
+DATA = Path(os.environ.get("TRACES_HOME", Path.home() / ".cache/traces"))
 # The setting that this machine is.
 REAL = "cpu-azure"
 QUICK_REQUESTS = 24

@@ -34,7 +34,7 @@ class Setting:
     trace: str
     rates: Sequence[float]
     requests: int = 800
-    divide: int = 1
+    divide: float = 1
     max_num_seqs: int = 256
     ttft_times: float = 5.0
     tpot_times: float = 3.0
@@ -121,6 +121,19 @@ SETTINGS = {
         chunk=2 * MIB,
         trace="azure",
         rates=(0.75, 1, 1.25, 1.5, 2, 2.5),
+        ttft=3.0,
+        tpot=0.2,
+    ),
+    "l20-long": Setting(
+        model=_LLAMA2,
+        context=32_768,
+        room=28 * GIB,
+        tier=256 * GIB,
+        chunk=2 * MIB,
+        trace="azure",
+        rates=(0.3, 0.4, 0.5, 0.6),
+        requests=200,
+        divide=1 / 2,
         ttft=3.0,
         tpot=0.2,
     ),

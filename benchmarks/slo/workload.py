@@ -24,7 +24,7 @@ class Item:
     arrival: float
 
 
-def shapes(data: Path, trace: str, count: int, divide: int) -> list[Item]:
+def shapes(data: Path, trace: str, count: int, divide: float) -> list[Item]:
     """The first `count` requests of a trace, prompts and answers both `divide` times shorter.
 
     Their own gaps, divided by the mean gap: at 2 requests a second an item arrives at half its
