@@ -48,7 +48,7 @@ format: $(STAMP)  ## rewrite the sources in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(BENCHMARKS:%=bench-%)  ## every benchmark and its figure, one after the other; about an hour
+bench: $(BENCHMARKS:%=bench-%)  ## every benchmark and its figure, one after the other; some hours, most of them multi-model
 
 bench-%: $(STAMP)  ## one benchmark, as bench-slo; some minutes each (benchmarks/ lists them)
 	$(BIN)/python benchmarks/$*/run.py

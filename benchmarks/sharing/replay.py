@@ -23,6 +23,7 @@ from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.engine import Engine
+from ellm.scheduling.cost import Coefficients
 from ellm.sim.clock import VirtualClock
 from ellm.sim.replay import SimModel, simulated_engine
 
@@ -55,7 +56,7 @@ class Replay:
         model = SimModel(
             weight_bytes=0,
             layers=(LAYER,),
-            step_seconds=SCALE * STEP,
+            cost=Coefficients(0, 0, 0, 0, step=SCALE * STEP),
             activation_bytes_per_token=LAYER.token_bytes,
             activation_bytes_per_row=LAYER.token_bytes,
             tier_bandwidth=BANDWIDTH,

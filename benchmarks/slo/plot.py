@@ -52,12 +52,21 @@ def had(trials: Sequence[Trial], arm: str) -> bool:
     return any(trial["arm"] == arm for trial in trials)
 
 
+def newest(runs: Sequence[Run]) -> Run:
+    """The last run, with the trials of the last run of every setting."""
+    trials: dict[str, list[Trial]] = {}
+    for run in runs:
+        for setting in dict.fromkeys(trial["setting"] for trial in run["trials"]):
+            trials[setting] = [trial for trial in run["trials"] if trial["setting"] == setting]
+    return {**runs[-1], "trials": [trial for each in trials.values() for trial in each]}
+
+
 def main() -> None:
     runs = load(HERE / "results.jsonl")
     for how, name in (("simulated", "slo.svg"), ("real", "slo-real.svg")):
         found = [run for run in runs if run["how"] == how]
         if found:
-            draw(found[-1], HERE / name)
+            draw(newest(found), HERE / name)
 
 
 if __name__ == "__main__":
