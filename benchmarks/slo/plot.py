@@ -40,7 +40,7 @@ def draw(run: Run, file: Path) -> None:
             axis.set_yscale("log")
         else:
             axis.set_ylim(bottom=0)
-    axes[0].legend(fontsize=7, frameon=False)
+    axes[2].legend(fontsize=7, frameon=False, loc="lower right")
     save(figure, file, run, f"{run['how']} request-rate sweeps, seed {run['seed']}")
 
 
