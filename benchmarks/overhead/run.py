@@ -77,22 +77,26 @@ def opened(arm: Arm, model: str, threads: int) -> Worker:
 def measure(
     loads: Sequence[Load], arms: Sequence[Arm], rounds: int, threads: int, seed: int
 ) -> list[Trial]:
-    """A process for every arm and model; all of them get the same prompts in a round."""
+    """In a round all arms get the same prompts.
+
+    Each has a process of its own in every round: two processes of one arm differ by 5 %
+    for as long as they live, maybe by where their memory came to lie.
+    """
     models = list(dict.fromkeys(load.model for load in loads))
     trials: list[Trial] = []
     for model in models:
-        workers = {arm.name: opened(arm, model, threads) for arm in arms}
-        try:
-            for load in (load for load in loads if load.model == model):
-                for number, arm in alternate(rounds, arms):
-                    question = load.question(random.Random(f"{seed} {number}"))
-                    answer = workers[arm.name].ask(question)
+        mine = [load for load in loads if load.model == model]
+        for number, arm in alternate(rounds, arms):
+            worker = opened(arm, model, threads)
+            try:
+                worker.ask(mine[0].question(random.Random(f"{seed} rehearsal")))
+                for load in mine:
+                    answer = worker.ask(load.question(random.Random(f"{seed} {number}")))
                     point = {"round": number, "arm": arm.name, "load": load.name}
                     trials.append({**point, **answer})
-                print(f"{load.name}: done", file=sys.stderr)
-        finally:
-            for worker in workers.values():
+            finally:
                 worker.stop()
+        print(f"{model}: done", file=sys.stderr)
     return trials
 
 
