@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 import traces
 from contenders import CONTENDERS, Played, play, smallest_device
 
+from harness.results import append
+
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent))
-
-from harness import machine  # noqa: E402
-
 OURS = "stitching"
 CAPACITY = 1 << 34
 
@@ -113,18 +110,14 @@ def main() -> None:
     for name, path in recorded(asked.record, asked.seed).items():
         results[name] = measure(traces.load(path), asked.rounds)
         print(f"{name} played", file=sys.stderr)
-    run = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe(),
-        "command": shlex.join(["python", "benchmarks/gmlake/run.py", *sys.argv[1:]]),
-        "seed": asked.seed,
-        "rounds": asked.rounds,
-        "summary": summary(results),
-        "results": results,
-    }
-    with asked.output.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(run) + "\n")
+    run = append(
+        asked.output,
+        seed=asked.seed,
+        trials=(),
+        rounds=asked.rounds,
+        summary=summary(results),
+        results=results,
+    )
     print(table(results))
     print({name: round(value, 1) for name, value in run["summary"].items()})
 

@@ -24,6 +24,7 @@ def parser(description: str, folder: Path, arms: Sequence[str], rounds: int) -> 
 
 
 class _Parser(argparse.ArgumentParser):
+    # Always of this process's command line, so without the base's arguments.
     def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
         asked = super().parse_args()
         if asked.quick:

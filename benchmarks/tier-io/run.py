@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import mmap
 import os
 import statistics
@@ -19,14 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ellm.core.units import GIB, KIB, MIB, format_bytes, parse_bytes
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from harness.machine import busy_seconds, commit, describe
+from harness.machine import busy_seconds
+from harness.results import append
 
 HERE = Path(__file__).parent
 SIZES = tuple(256 * KIB << step for step in range(7))
@@ -125,17 +124,13 @@ def main() -> None:
     spent = busy_seconds() - busy - (time.process_time() - own)
     for move in ("write", "rewrite", "read"):
         table(trials, move)
-    line = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": describe(),
-        "command": f"python benchmarks/tier-io/run.py --rounds {options.rounds}",
-        "total": options.total,
-        "other_cpus": spent / (time.monotonic() - start),
-        "trials": trials,
-    }
-    with open(HERE / "results.jsonl", "a", encoding="utf-8") as out:
-        out.write(json.dumps(line) + "\n")
+    append(
+        HERE / "results.jsonl",
+        seed=0,
+        trials=trials,
+        total=options.total,
+        other_cpus=spent / (time.monotonic() - start),
+    )
 
 
 if __name__ == "__main__":
