@@ -115,5 +115,5 @@ def read_beside(read: Callable[[], Answer]) -> Answer:
         try:
             return read()
         except RuntimeError:  # a table changed while it was read
-            time.sleep(0)
+            time.sleep(0)  # let the step thread end its change
     raise AssertionError("no moment between two changes")
