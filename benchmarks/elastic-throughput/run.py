@@ -32,10 +32,9 @@ ARMS = (
     Arm("static-chunked", {"memory_mode": "static", "max_num_batched_tokens": 2048}),
     Arm("elastic-tier", {"kv_offloading_size": BELOW}),
 )
-# Measured where it is installed; its prompts are computed, so not the longest ones.
+# Measured where it is installed.
 VLLM = "vLLM"
 VLLM_PYTHON = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache/peers")) / "vllm/bin/python"
-VLLM_LONGEST = 8192
 PARTS = ("warm", "premap", "defer", "prefill", "park", "layers")
 ABLATIONS = (
     Arm("elastic-tier", {"kv_offloading_size": BELOW}),
@@ -104,24 +103,16 @@ def measure(
     rounds: int,
     threads: int,
 ) -> list[Trial]:
-    """Every arm in a process of its own, asked in turn; trials in the order they were made."""
-    workers: dict[str, Worker] = {}
+    """A process of its own for every trial: two of one arm can differ by 5 % all their lives."""
     trials: list[Trial] = []
-    try:
-        for arm in arms:
-            workers[arm.name] = opened(arm, shape, threads)
-        for turn, question in ((t, q) for t in range(rounds) for q in questions):
-            for _, arm in alternate(1, arms[turn % len(arms) :] + arms[: turn % len(arms)]):
-                if arm.name == VLLM and question["input"] > VLLM_LONGEST:
-                    continue
-                answer = workers[arm.name].ask(question)
-                point = {"round": turn, "arm": arm.name, "shape": name, "input": question["input"]}
-                trials.append({**point, **answer})
-                told = f"{answer['batch']:g} at once, {answer['tokens_per_second']:.2f} tokens/s"
-                print(f"{name} {question['input']}, {arm.name}: {told}", file=sys.stderr)
-    finally:
-        for worker in workers.values():
-            worker.stop()
+    for question in questions:
+        for turn, arm in alternate(rounds, arms):
+            with opened(arm, shape, threads) as worker:
+                answer = worker.ask(question)
+            point = {"round": turn, "arm": arm.name, "shape": name, "input": question["input"]}
+            trials.append({**point, **answer})
+            told = f"{answer['batch']:g} at once, {answer['tokens_per_second']:.2f} tokens/s"
+            print(f"{name} {question['input']}, {arm.name}: {told}", file=sys.stderr)
     return trials
 
 

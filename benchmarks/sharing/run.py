@@ -77,7 +77,7 @@ def replayed(items: Sequence[WorkItem], sizes: Sequence[int], arms: Sequence[str
 
 
 def chats(arms: Sequence[Arm], rounds: int, threads: int, seed: int, turns: int) -> list[Trial]:
-    """Every arm in a process of its own; in a round all of them have the same conversations."""
+    """A process of its own for every trial; in a round all have the same conversations."""
     longest = FIRST + (turns - 1) * MORE + turns * OUTPUT
     memory = 2 * LLAMA_168M.parameters + FITTING * longest * LLAMA_168M.kv_token_bytes + STEP_BYTES
     shared = {
@@ -86,21 +86,15 @@ def chats(arms: Sequence[Arm], rounds: int, threads: int, seed: int, turns: int)
         "max_model_len": longest,
         "threads": threads,
     }
-    workers: dict[str, Worker] = {}
     trials: list[Trial] = []
-    try:
-        for arm in arms:
-            workers[arm.name] = Worker(HERE / "worker.py", arm.arguments(shared))
-        for number, arm in alternate(rounds, arms):
-            rng = random.Random(f"{seed} {number}")
-            lengths = [FIRST, *[MORE] * (turns - 1)]
-            users = [[LLAMA_168M.prompt(n, rng) for n in lengths] for _ in range(USERS)]
-            answer = workers[arm.name].ask({"users": users, "output": OUTPUT})
-            trials.append({"round": number, "arm": arm.name, **answer})
-            print(f"chat, {arm.name}: {answer['seconds']:.1f} s", file=sys.stderr)
-    finally:
-        for worker in workers.values():
-            worker.stop()
+    for number, arm in alternate(rounds, arms):
+        rng = random.Random(f"{seed} {number}")
+        lengths = [FIRST, *[MORE] * (turns - 1)]
+        users = [[LLAMA_168M.prompt(n, rng) for n in lengths] for _ in range(USERS)]
+        with Worker(HERE / "worker.py", arm.arguments(shared)) as worker:
+            answer = worker.ask({"users": users, "output": OUTPUT})
+        trials.append({"round": number, "arm": arm.name, **answer})
+        print(f"chat, {arm.name}: {answer['seconds']:.1f} s", file=sys.stderr)
     return trials
 
 

@@ -83,12 +83,11 @@ def simulate(asked: argparse.Namespace) -> list[Trial]:
 
 
 def measure(asked: argparse.Namespace) -> list[Trial]:
-    """The same trials on the engine itself, an arm in a process of its own."""
+    """The same trials on the engine itself, each in a process of its own."""
     setting, items = SETTINGS[REAL], requests(REAL, asked)
     wished = setting.wished(setting.alone(items))
     rng = random.Random(asked.seed)
     prompts = [SMALL.prompt(item.prompt, rng) for item in items]
-    workers = {arm: opened(setting, arm, asked) for arm in asked.arms}
     trials = []
     for name, rate, arm in points(asked):
         served = [Served(item.arrival / rate, item.output) for item in items]
@@ -97,12 +96,11 @@ def measure(asked: argparse.Namespace) -> list[Trial]:
             "prompts": prompts,
             "outputs": [one.output for one in served],
         }
-        answer = workers[arm].ask(question)
+        with opened(setting, arm, asked) as worker:
+            answer = worker.ask(question)
         for one, (first, last) in zip(served, answer.pop("served"), strict=True):
             one.first, one.last = first, last
         trials.append(trial(name, rate, arm, figures(served, rate, wished), **answer))
-    for worker in workers.values():
-        worker.stop()
     return trials
 
 
