@@ -21,7 +21,7 @@ help:  ## this list
 
 install: $(STAMP)  ## a virtual environment in .venv with everything in it
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(wildcard native/*.* native/level/*.*)
 	@test -n "$(PYTHON)" || { echo "error: eLLM needs Python 3.11 or newer; name one with PYTHON=" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing eLLM and what it needs into .venv: 1.5 GB and some minutes the first time"

@@ -20,8 +20,8 @@ from ellm.core.layers import LayerSpec
 from ellm.core.plan import StepShape
 from ellm.core.units import KIB, MIB
 from ellm.kernels.ops import Dims, Segment
-from ellm.kernels.reference import ReferenceOps
 from ellm.kv.geometry import choose_geometry
+from ellm.llm.build import choose_ops
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
 from harness.options import parser
 from harness.results import Run, append, medians, ratios
@@ -70,7 +70,7 @@ QUICK = (Point(1, 1, 512), Point(8, 1, 2048), Point(1, 256, 512))
 
 def attention(bed: Bed, point: Point) -> Callable[[], None]:
     """One step's attention in all layers, through the op table."""
-    ops = ReferenceOps()
+    ops = choose_ops("cpu", torch.bfloat16)
     dims = Dims(
         hidden=HEADS * WIDTH,
         heads=HEADS,

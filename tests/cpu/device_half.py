@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from backends import BACKENDS, NATIVE, computes
 from torch import Tensor
 
 from ellm.core.layers import KvArena, KvTable
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, TokenLogprobs
 from ellm.core.sampling import SamplingParams
-from ellm.kernels.reference import ReferenceOps
+from ellm.kernels.ops import Ops
 from ellm.models.registry import describe
 from ellm.models.spec import DecoderSpec
 from ellm.runtime.checkpoint import Checkpoint
@@ -24,6 +25,13 @@ from ellm.runtime.sampler import Sampler
 from ellm.runtime.workspace import Workspace
 
 GREEDY = SamplingParams(temperature=0)
+
+
+def ops_for(dtype: torch.dtype) -> Ops:
+    """The fastest there is, as in the engine."""
+    return next(
+        (ops for name, ops in NATIVE.items() if computes(name, dtype)), BACKENDS["reference"]
+    )
 
 
 def aligned(nbytes: int) -> Tensor:
@@ -105,16 +113,15 @@ class Device:
         checkpoint = Checkpoint.open(directory)
         self.spec = describe(checkpoint.config)
         self.dtype = choose_dtype(dtype, self.spec, checkpoint)
+        ops = ops_for(self.dtype)
         self._weights = aligned(weight_bytes(self.spec, self.dtype))
-        weights = load(checkpoint, self.spec, self.dtype, self._weights.data_ptr())
+        weights = load(checkpoint, self.spec, self.dtype, self._weights.data_ptr(), ops)
         self.arena = HandArena(self.spec, self.dtype.itemsize, **layout)
         self._room = aligned(16 << 20)
         self.workspace = Workspace(self._room.data_ptr(), len(self._room))
         self.recorder = Recorder()
         sampler = Sampler(self.spec.vocab_size, self.workspace) if samples else self.recorder
-        self.runner = Runner(
-            self.spec, weights, self.arena.arena, self.workspace, ReferenceOps(), sampler
-        )
+        self.runner = Runner(self.spec, weights, self.arena.arena, self.workspace, ops, sampler)
 
     def step(
         self, parts: Sequence[tuple[int, Sequence[int], int]], *, score: bool = False

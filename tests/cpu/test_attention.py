@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from backends import BACKENDS
 from device_half import aligned
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,11 +16,9 @@ from torch import Tensor
 from ellm.core.layers import KvTable
 from ellm.core.plan import StepShape
 from ellm.kernels import attention
-from ellm.kernels.ops import Dims, KvPlanes, Segment
-from ellm.kernels.reference import ReferenceOps
+from ellm.kernels.ops import Dims, KvPlanes, Ops, Segment
 from ellm.runtime.workspace import Workspace
 
-OPS = ReferenceOps()
 WIDTH = 8
 
 
@@ -76,7 +75,7 @@ def tables(case: Case) -> tuple[list[KvTable], int]:
     return found, sum(counts) * case.page
 
 
-def run(case: Case) -> None:
+def run(case: Case, ops: Ops) -> None:
     placed, rows = tables(case)
     heads, layers = case.kv_heads * case.group, len(case.windows)
     generator = torch.Generator().manual_seed(case.seed)
@@ -97,9 +96,9 @@ def run(case: Case) -> None:
     memory = aligned(1 << 20)
     distinct = tuple(dict.fromkeys(case.windows))
     dims = Dims(heads * WIDTH, heads, case.kv_heads, WIDTH, 0, distinct, torch.float32)
-    temp = OPS.temp(Workspace(memory.data_ptr(), 1 << 20), dims, shape)
+    temp = ops.temp(Workspace(memory.data_ptr(), 1 << 20), dims, shape)
     kv = KvPlanes(tuple(arena.unbind(1)))
-    plan = OPS.plan_attention(kv, case.windows, segments, temp)
+    plan = ops.plan_attention(kv, case.windows, segments, temp)
     for layer, window in enumerate(case.windows):
         out = torch.empty_like(queries)
         plan.run(layer, queries, out)
@@ -111,14 +110,19 @@ def run(case: Case) -> None:
             torch.testing.assert_close(out[mine].double(), wanted, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("block", [4, 128])
-def test_attention_is_the_naive_one(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With blocks shorter and longer than what a sequence computes in a step."""
-    monkeypatch.setattr(attention, "BLOCK", block)
+@pytest.mark.parametrize("name", BACKENDS)
+@settings(max_examples=60)
+@given(case=cases)
+def test_attention_is_the_naive_one(name: str, case: Case) -> None:
+    run(case, BACKENDS[name])
+
+
+def test_blocks_shorter_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", 4)
 
     @settings(max_examples=60)
     @given(cases)
     def check(case: Case) -> None:
-        run(case)
+        run(case, BACKENDS["reference"])
 
     check()

@@ -15,6 +15,7 @@ from device_half import Device, aligned, save_random
 from safetensors.torch import load_file, save_file
 
 from ellm.core.errors import CheckpointError, ConfigError, ModelError, ModelNotFound
+from ellm.kernels.reference import ReferenceOps
 from ellm.models.parameters import parameters
 from ellm.models.registry import describe
 from ellm.runtime.checkpoint import Checkpoint
@@ -46,7 +47,7 @@ def try_to_load(directory: Path) -> None:
     checkpoint = Checkpoint.open(directory)
     spec = describe(checkpoint.config)
     memory = aligned(weight_bytes(spec, torch.float32))
-    load(checkpoint, spec, torch.float32, memory.data_ptr())
+    load(checkpoint, spec, torch.float32, memory.data_ptr(), ReferenceOps())
 
 
 def test_weights_land_merged_and_exact(directory: Path) -> None:
@@ -57,7 +58,12 @@ def test_weights_land_merged_and_exact(directory: Path) -> None:
     memory = aligned(need + 64)
     seen: list[tuple[int, int]] = []
     weights = load(
-        checkpoint, spec, torch.float32, memory.data_ptr(), progress=lambda *at: seen.append(at)
+        checkpoint,
+        spec,
+        torch.float32,
+        memory.data_ptr(),
+        ReferenceOps(),
+        progress=lambda *at: seen.append(at),
     )
     prefix = "model.layers.1."
     qkv = [stored[f"{prefix}self_attn.{name}_proj.weight"] for name in "qkv"]
@@ -81,7 +87,7 @@ def test_every_dtype_loads_into_every_other(
     spec = describe(checkpoint.config)
     assert choose_dtype("auto", spec, checkpoint) == stored
     memory = aligned(weight_bytes(spec, kept))
-    weights = load(checkpoint, spec, kept, memory.data_ptr())
+    weights = load(checkpoint, spec, kept, memory.data_ptr(), ReferenceOps())
     original = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(weights.embed, original.to(kept))
     assert weights.head is weights.embed

@@ -27,30 +27,33 @@ def learn(times: StepTimes, steps: int) -> None:
 
 
 def test_what_was_learned_is_there_again(blueprint: Blueprint) -> None:
-    first = StepTimes(blueprint, "cpu")
+    first = StepTimes(blueprint, "cpu", "some")
     learn(first, WORTH_KEEPING)
     first.save()
     load = StepLoad().with_sequence(20, 200)
-    again = StepTimes(blueprint, "cpu")
+    again = StepTimes(blueprint, "cpu", "some")
     assert again.cost.observations == WORTH_KEEPING
     assert again.cost.predict(load) == first.cost.predict(load)
 
 
 def test_little_is_not_kept(blueprint: Blueprint, tmp_path: Path) -> None:
-    times = StepTimes(blueprint, "cpu")
+    times = StepTimes(blueprint, "cpu", "some")
     learn(times, WORTH_KEEPING - 1)
     times.save()
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_another_dtype_and_other_threads_learn_for_themselves(blueprint: Blueprint) -> None:
-    times = StepTimes(blueprint, "cpu")
+def test_another_dtype_other_threads_and_other_kernels_learn_for_themselves(
+    blueprint: Blueprint,
+) -> None:
+    times = StepTimes(blueprint, "cpu", "some")
     learn(times, WORTH_KEEPING)
     times.save()
     other = replace(blueprint, dtype=torch.float32)
-    assert StepTimes(other, "cpu").cost.observations == 0
+    assert StepTimes(other, "cpu", "some").cost.observations == 0
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
-    assert StepTimes(blueprint, "cpu").cost.observations == 0
+    assert StepTimes(blueprint, "cpu", "some").cost.observations == 0
     torch.set_num_threads(threads)
-    assert StepTimes(blueprint, "cpu").cost.observations == WORTH_KEEPING
+    assert StepTimes(blueprint, "cpu", "others").cost.observations == 0
+    assert StepTimes(blueprint, "cpu", "some").cost.observations == WORTH_KEEPING

@@ -40,7 +40,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "vm.max_map_count", Path("/proc/sys/vm/max_map_count").read_text().strip()
     yield "chunk size, at most", format_bytes(choose_chunk_bytes(default_budget(available_bytes())))
     yield "cuda driver", cuda_driver()
-    yield "kernels", "reference (PyTorch operators)"
+    yield "kernels", _kernels()
 
 
 def cuda_driver() -> str:
@@ -55,6 +55,15 @@ def cuda_driver() -> str:
     driver.cuDriverGetVersion(ctypes.byref(number))
     driver.cuDeviceGetCount(ctypes.byref(count))
     return f"CUDA {number.value // 1000}.{number.value % 1000 // 10}, {count.value} device(s)"
+
+
+def _kernels() -> str:
+    from ellm.kernels.cpu.library import library
+
+    native = library()
+    if native is None:
+        return "PyTorch's: the package was built without a C++ compiler"
+    return f"native {native.levels[0]}" + "".join(f", {level}" for level in native.levels[1:])
 
 
 def _version(package: str) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ellm.core.layers import KvTable
 from ellm.core.plan import StepShape
-from ellm.kernels.ops import KvPlanes, Segment, Temp
+from ellm.kernels.ops import KvPlanes, Segment
 
 BLOCK = 128
 
@@ -155,12 +155,13 @@ class SdpaPlan:
         kv: KvPlanes,
         windows: Sequence[int | None],
         segments: Sequence[Segment],
-        temp: Temp,
+        masks: Sequence[Tensor],
+        gathered: Tensor,
     ) -> None:
         self._kv = kv
-        self._temp = temp
+        self._gathered = gathered
         distinct = dict.fromkeys(windows)
-        work = {w: _Window(w, m) for w, m in zip(distinct, temp.masks, strict=True)}
+        work = {w: _Window(w, m) for w, m in zip(distinct, masks, strict=True)}
         for window in work.values():
             for segment in segments:
                 window.add(segment, kv.layers[0].device)
@@ -173,7 +174,7 @@ class SdpaPlan:
         grouped = (tokens, kv_heads, heads // kv_heads, width)
         queries, out = queries.view(grouped), out.view(grouped)
         for rows, blocks in self._layers[layer].sequences:
-            fetched = rows.fetch(planes, self._temp.gathered)
+            fetched = rows.fetch(planes, self._gathered)
             keys, values = fetched.permute(1, 2, 0, 3).unbind(0)
             for block in blocks:
                 _attend(block, queries, keys, values, out)

@@ -36,15 +36,10 @@ class Dims:
     dtype: torch.dtype
 
 
-@dataclass(frozen=True, slots=True)
 class Temp:
     """A backend's intermediates for one step; only the backend that took it looks inside."""
 
-    wide: Tensor
-    narrow: Tensor
-    rotated: Tensor
-    masks: tuple[Tensor, ...]
-    gathered: Tensor
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,12 @@ class AttentionPlan(Protocol):
 
 
 class Ops(Protocol):
-    """A backend.  Stateless: what a call needs is in its arguments."""
+    """A backend.  Stateless: what a call needs is in its arguments.
+
+    `name` tells people, and files of measured times, which kernels these are.
+    """
+
+    name: str
 
     def padded(self, rows: int) -> int:
         """How many rows to give matrices of `rows`, never fewer for more.
@@ -114,8 +114,16 @@ class Ops(Protocol):
         """
         ...
 
+    def pack(self, weight: Tensor) -> None:
+        """Bring a matrix of [out, in] into the order that `linear` and `embed` read, in place."""
+        ...
+
+    def embed(self, weight: Tensor, ids: Tensor, out: Tensor) -> None:
+        """Rows `ids` (int64) of a packed matrix."""
+        ...
+
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
-        """Rows `rows` (int64) of `x`: an embedding, or the tokens whose logits are wanted."""
+        """Rows `rows` (int64) of `x`, which is not packed."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, temp: Temp) -> None:
@@ -133,7 +141,7 @@ class Ops(Protocol):
         ...
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        """x @ weight.T + bias."""
+        """x @ weight.T + bias, with a packed weight."""
         ...
 
     def angles(

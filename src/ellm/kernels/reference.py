@@ -7,6 +7,7 @@ the model's dtype.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,8 +22,21 @@ _aten = torch.ops.aten
 _HEIGHTS_BITS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Room(Temp):
+    """What PyTorch's kernels need beside their outputs."""
+
+    wide: Tensor
+    narrow: Tensor
+    rotated: Tensor
+    masks: tuple[Tensor, ...]
+    gathered: Tensor
+
+
 class ReferenceOps:
     """kernels.ops.Ops on PyTorch's own kernels."""
+
+    name = "PyTorch"
 
     def padded(self, rows: int) -> int:
         # oneDNN compiles a bfloat16 product for every number of rows, and keeps what it made:
@@ -31,12 +45,12 @@ class ReferenceOps:
         step = 1 << max(0, rows.bit_length() - _HEIGHTS_BITS - 1)
         return round_up(rows, step)
 
-    def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Temp:
+    def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Room:
         tokens = shape.tokens
         rotated_heads = dims.heads + dims.kv_heads
         widest = max(dims.hidden, rotated_heads * dims.head_dim)
         kv_shape = (shape.longest_kv if shape.gathers else 0, 2, dims.kv_heads, dims.head_dim)
-        return Temp(
+        return Room(
             wide=scratch.take((tokens * widest,), torch.float32),
             narrow=scratch.take((tokens * rotated_heads,), torch.float32),
             rotated=scratch.take((tokens, rotated_heads, 2, dims.rotary_dim // 2), dims.dtype),
@@ -45,6 +59,12 @@ class ReferenceOps:
             ),
             gathered=scratch.take(kv_shape, dims.dtype),
         )
+
+    def pack(self, weight: Tensor) -> None:
+        """PyTorch reads matrices as they are."""
+
+    def embed(self, weight: Tensor, ids: Tensor, out: Tensor) -> None:
+        self.select(weight, ids, out)
 
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
         torch.index_select(x, 0, rows, out=out)
@@ -81,6 +101,7 @@ class ReferenceOps:
         sin.copy_(turned.sin_().mul_(scale))
 
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
+        assert isinstance(temp, Room)
         half = cos.shape[-1]
         halves = x[..., : 2 * half].view(*x.shape[:2], 2, half)
         rotated = temp.rotated[:, : x.shape[1]]
@@ -95,7 +116,8 @@ class ReferenceOps:
     def plan_attention(
         self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
     ) -> AttentionPlan:
-        return SdpaPlan(kv, windows, segments, temp)
+        assert isinstance(temp, Room)
+        return SdpaPlan(kv, windows, segments, temp.masks, temp.gathered)
 
     def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
         gate, up = x.chunk(2, dim=-1) if gated else (x, None)
@@ -114,6 +136,7 @@ class ReferenceOps:
 
 def _norm_room(x: Tensor, temp: Temp) -> tuple[Tensor, Tensor]:
     """Float32 room shaped like `x`, and like `x` reduced over its last axis."""
+    assert isinstance(temp, Room)
     rows = x.numel() // x.shape[-1]
     return temp.wide[: x.numel()].view(x.shape), temp.narrow[:rows].view(*x.shape[:-1], 1)
 

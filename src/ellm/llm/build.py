@@ -24,6 +24,9 @@ from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
 from ellm.engine.fit import longest_context
 from ellm.engine.weights import ModelWeights
+from ellm.kernels.cpu.library import DTYPES, library
+from ellm.kernels.cpu.ops import NativeOps
+from ellm.kernels.ops import Ops
 from ellm.kernels.reference import ReferenceOps
 from ellm.kv.room import Owners
 from ellm.llm.args import EngineArgs
@@ -115,6 +118,7 @@ class Resident:
         self._blueprint = blueprint
         self._name = name
         self._progress = progress
+        self._ops = choose_ops(house.device, blueprint.dtype)
         self._views: Weights | None = None
         self._engine: Engine | None = None
         self._times: StepTimes | None = None
@@ -124,7 +128,8 @@ class Resident:
         """Fill the range from the checkpoint.  Views of it are made once: it never moves."""
         plan, progress = self._blueprint, self._progress
         self._progress = None
-        views = load(plan.checkpoint, plan.spec, plan.dtype, address, self._house.device, progress)
+        device = self._house.device
+        views = load(plan.checkpoint, plan.spec, plan.dtype, address, self._ops, device, progress)
         self._views = self._views or views
 
     def engine(
@@ -145,14 +150,14 @@ class Resident:
         )
         workspace = Workspace(parts.workspace.address, parts.workspace.capacity, house.device)
         sampler = Sampler(plan.spec.vocab_size, workspace)
-        runner = Runner(plan.spec, views, parts.kv.arena, workspace, ReferenceOps(), sampler)
+        runner = Runner(plan.spec, views, parts.kv.arena, workspace, self._ops, sampler)
         limits = plan.limits
         if plan.args.max_model_len == 0:
             longest = longest_context(parts, runner.activation_bytes, limits.max_model_len)
             limits = replace(limits, max_model_len=max(1, longest))
         try:
             clock = clock or MonotonicClock()
-            self._times = StepTimes(plan, house.device)
+            self._times = StepTimes(plan, house.device, self._ops.name)
             house.times.append(self._times)
             seed, cost = plan.args.seed, self._times.cost
             self._engine = Engine(limits, parts, around(runner), clock, seed, cost)
@@ -273,6 +278,15 @@ def prepare_device(device: str, threads: int | None) -> None:
     if threads is not None and threads > cores:
         _log.warning("%d threads will share %d usable cores: expect it slower", threads, cores)
     torch.set_num_threads(threads or torch.get_num_threads())
+    native = library()
+    if native is not None:
+        native.threads(torch.get_num_threads())
+
+
+def choose_ops(device: str, dtype: torch.dtype) -> Ops:
+    """The fastest op table there is for a dtype on a device."""
+    native = library() if device == "cpu" else None
+    return ReferenceOps() if native is None or dtype not in DTYPES else NativeOps(native)
 
 
 def _fence(driver: CudaDriver) -> Fence:

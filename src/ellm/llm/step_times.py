@@ -21,11 +21,11 @@ WORTH_KEEPING = 200
 class StepTimes:
     """The step-time model of one model, and its file in the user's cache directory.
 
-    The file belongs to a shape of model, a dtype, a device and a number of threads, so that times
-    learned elsewhere are not believed here.
+    The file belongs to a shape of model, a dtype, a device, its kernels and a number of threads,
+    so that times learned elsewhere are not believed here.
     """
 
-    def __init__(self, blueprint: Blueprint, device: str) -> None:
+    def __init__(self, blueprint: Blueprint, device: str, kernels: str) -> None:
         spec = blueprint.spec
         provenance = {
             "model": f"{spec.family} {spec.num_layers}x{spec.hidden_size} "
@@ -33,6 +33,7 @@ class StepTimes:
             f"x{spec.head_dim} vocabulary {spec.vocab_size}",
             "dtype": str(blueprint.dtype).removeprefix("torch."),
             "device": _device_name(device),
+            "kernels": kernels,
             "threads": str(torch.get_num_threads()),
         }
         digest = hashlib.blake2b(json.dumps(provenance).encode(), digest_size=8).hexdigest()

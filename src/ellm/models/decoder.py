@@ -128,7 +128,7 @@ class Decoder:
     def _embed(self, inputs: Inputs, buffers: Buffers) -> None:
         spec, ops, weights = self.spec, self._ops, self._weights
         tokens = len(inputs.ids)
-        ops.select(weights.embed, inputs.ids, buffers.hidden[:tokens])
+        ops.embed(weights.embed, inputs.ids, buffers.hidden[:tokens])
         buffers.hidden[tokens:].zero_()
         if spec.rope:
             buffers.real_positions[:tokens].copy_(inputs.positions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,6 +41,15 @@ class Weights:
     layers: tuple[LayerWeights, ...]
     final_norm: Affine
     head: Tensor
+
+    def matrices(self) -> Iterator[Tensor]:
+        """Everything that is multiplied by, each once: what a backend packs."""
+        yield self.embed
+        for layer in self.layers:
+            for affine in (layer.qkv, layer.attention_out, layer.up, layer.down):
+                yield affine.weight
+        if self.head is not self.embed:
+            yield self.head
 
 
 def assemble(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> Weights:

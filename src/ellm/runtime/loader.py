@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ellm.core.errors import CheckpointError, ConfigError
 from ellm.core.units import MIB, round_up
+from ellm.kernels.ops import Ops
 from ellm.models.parameters import Parameter, parameters
 from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights, assemble
@@ -59,10 +60,11 @@ def load(
     spec: DecoderSpec,
     dtype: torch.dtype,
     address: int,
+    ops: Ops,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Weights:
-    """Fill `weight_bytes(spec, dtype)` mapped bytes at `address`, and group the views.
+    """Fill `weight_bytes(spec, dtype)` mapped bytes at `address`, packed for `ops`.
 
     `progress` is called with bytes done and bytes in total, as stored, often enough for a bar.
     Raises CheckpointError before any byte is read when checkpoint and spec disagree.
@@ -84,7 +86,10 @@ def load(
         done += nbytes
         if progress is not None:
             progress(done, total)
-    return assemble(spec, tensors)
+    weights = assemble(spec, tensors)
+    for matrix in weights.matrices():
+        ops.pack(matrix)
+    return weights
 
 
 def _room(one: Parameter, dtype: torch.dtype) -> int:

@@ -1,22 +1,24 @@
-"""Each op of the reference backend against the textbook in float64."""
+"""Each op of every backend against the textbook in float64."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
+from backends import BACKENDS, computes
 from device_half import aligned
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ellm.core.plan import StepShape
 from ellm.kernels.ops import Activation, Dims, Temp
-from ellm.kernels.reference import ReferenceOps
 from ellm.runtime.workspace import Workspace
 
-OPS = ReferenceOps()
+pytestmark = pytest.mark.parametrize("name", BACKENDS)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 
 dtypes = st.sampled_from(list(TOLERANCE))
@@ -28,12 +30,12 @@ def random(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def temp(tokens: int, heads: int, width: int, dtype: torch.dtype) -> Temp:
+@contextmanager
+def temp(name: str, tokens: int, heads: int, width: int, dtype: torch.dtype) -> Iterator[Temp]:
     memory = aligned(1 << 20)
     dims = Dims(heads * width, heads, 0, width, width, (None,), dtype)
-    taken = OPS.temp(Workspace(memory.data_ptr(), 1 << 20), dims, StepShape(tokens=tokens))
-    taken.wide.memory = memory  # type: ignore[attr-defined]
-    return taken
+    yield BACKENDS[name].temp(Workspace(memory.data_ptr(), 1 << 20), dims, StepShape(tokens=tokens))
+    del memory
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
@@ -44,65 +46,105 @@ def close(found: Tensor, wanted: Tensor) -> None:
 
 
 @given(sizes, st.integers(1, 40), dtypes, seeds)
-def test_rms_norm(tokens: int, width: int, dtype: torch.dtype, seed: int) -> None:
+def test_rms_norm(name: str, tokens: int, width: int, dtype: torch.dtype, seed: int) -> None:
     x, weight = random(seed, tokens, width, dtype=dtype), random(seed + 1, width, dtype=dtype)
-    out = torch.empty_like(x)
-    OPS.rms_norm(x, weight, 1e-5, out, temp(tokens, 1, width, dtype))
+    assume(computes(name, dtype))
+    ops, out = BACKENDS[name], torch.empty_like(x)
+    with temp(name, tokens, 1, width, dtype) as room:
+        ops.rms_norm(x, weight, 1e-5, out, room)
     wide = x.double()
     wanted = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
     close(out, wanted)
-    OPS.rms_norm(x, weight, 1e-5, x, temp(tokens, 1, width, dtype))
+    with temp(name, tokens, 1, width, dtype) as room:
+        ops.rms_norm(x, weight, 1e-5, x, room)
     assert torch.equal(x, out), "in place differs"
 
 
 @given(sizes, st.integers(2, 40), dtypes, seeds)
-def test_layer_norm(tokens: int, width: int, dtype: torch.dtype, seed: int) -> None:
+def test_layer_norm(name: str, tokens: int, width: int, dtype: torch.dtype, seed: int) -> None:
     x = random(seed, tokens, width, dtype=dtype)
     weight, bias = random(seed + 1, width, dtype=dtype), random(seed + 2, width, dtype=dtype)
+    assume(computes(name, dtype))
     out = torch.empty_like(x)
-    OPS.layer_norm(x, weight, bias, 1e-5, out, temp(tokens, 1, width, dtype))
+    with temp(name, tokens, 1, width, dtype) as room:
+        BACKENDS[name].layer_norm(x, weight, bias, 1e-5, out, room)
     wanted = torch.nn.functional.layer_norm(
         x.double(), (width,), weight.double(), bias.double(), 1e-5
     )
     close(out, wanted)
 
 
-@given(sizes, sizes, sizes, dtypes, st.booleans(), seeds)
+@given(st.integers(1, 130), st.integers(1, 150), st.integers(1, 150), dtypes, st.booleans(), seeds)
 def test_linear(
-    tokens: int, width: int, outputs: int, dtype: torch.dtype, biased: bool, seed: int
+    name: str,
+    tokens: int,
+    width: int,
+    outputs: int,
+    dtype: torch.dtype,
+    biased: bool,
+    seed: int,
 ) -> None:
     x, weight = random(seed, tokens, width, dtype=dtype), random(seed, outputs, width, dtype=dtype)
     bias = random(seed + 1, outputs, dtype=dtype) if biased else None
-    out = torch.empty(tokens, outputs, dtype=dtype)
-    OPS.linear(x, weight, bias, out)
+    assume(computes(name, dtype))
+    ops, out = BACKENDS[name], torch.empty(tokens, outputs, dtype=dtype)
     wanted = x.double() @ weight.double().t()
+    ops.pack(weight)
+    ops.linear(x, weight, bias, out)
     close(out, wanted if bias is None else wanted + bias.double())
+
+
+@given(st.integers(1, 90), st.integers(1, 40), dtypes, seeds)
+def test_embed_finds_the_rows_of_a_packed_matrix(
+    name: str, rows: int, width: int, dtype: torch.dtype, seed: int
+) -> None:
+    assume(computes(name, dtype))
+    ops, weight = BACKENDS[name], random(seed, rows, width, dtype=dtype)
+    ids = torch.randint(0, rows, (7,), generator=torch.Generator().manual_seed(seed))
+    wanted, out = weight[ids], torch.empty(7, width, dtype=dtype)
+    ops.select(weight, ids, out)
+    assert torch.equal(out, wanted)
+    ops.pack(weight)
+    ops.embed(weight, ids, out.zero_())
+    assert torch.equal(out, wanted)
+
+
+@given(sizes, sizes, dtypes, seeds)
+def test_add(name: str, tokens: int, width: int, dtype: torch.dtype, seed: int) -> None:
+    assume(computes(name, dtype))
+    x, y = random(seed, tokens, width, dtype=dtype), random(seed + 1, tokens, width, dtype=dtype)
+    wanted = x.double() + y.double()
+    BACKENDS[name].add(x, y)
+    close(y, wanted)
 
 
 @given(sizes, sizes, st.integers(1, 6), st.integers(0, 6), dtypes, seeds)
 def test_rotary_is_a_complex_rotation(
-    tokens: int, heads: int, half: int, rest: int, dtype: torch.dtype, seed: int
+    name: str, tokens: int, heads: int, half: int, rest: int, dtype: torch.dtype, seed: int
 ) -> None:
-    width = 2 * half + rest
+    assume(computes(name, dtype))
+    ops, width = BACKENDS[name], 2 * half + rest
     x = random(seed, tokens, heads, width, dtype=dtype)
     positions = torch.randint(0, 100, (tokens,), generator=torch.Generator().manual_seed(seed))
     frequencies = torch.tensor([10000 ** (-i / half) for i in range(half)])
     cos, sin = (torch.empty(tokens, 1, 1, half, dtype=dtype) for _ in range(2))
-    OPS.angles(positions.float(), frequencies, 1.25, cos, sin)
+    ops.angles(positions.float(), frequencies, 1.25, cos, sin)
     angle = positions.double()[:, None] * frequencies.double()
     turn = torch.polar(torch.full_like(angle, 1.25), angle)[:, None]
     pairs = torch.complex(x[..., :half].double(), x[..., half : 2 * half].double()) * turn
     wanted = torch.cat([pairs.real, pairs.imag, x[..., 2 * half :].double()], -1)
     dims = Dims(width, heads, 0, width, 2 * half, (None,), dtype)
     memory = aligned(1 << 20)
-    room = OPS.temp(Workspace(memory.data_ptr(), 1 << 20), dims, StepShape(tokens=tokens))
-    OPS.rotary(x, cos, sin, room)
+    room = ops.temp(Workspace(memory.data_ptr(), 1 << 20), dims, StepShape(tokens=tokens))
+    ops.rotary(x, cos, sin, room)
     close(x, wanted)
 
 
 @pytest.mark.parametrize("activation", Activation)
-@given(tokens=sizes, width=sizes, gated=st.booleans(), seed=seeds)
-def test_activate(activation: Activation, tokens: int, width: int, gated: bool, seed: int) -> None:
+@given(tokens=sizes, width=st.integers(1, 40), gated=st.booleans(), seed=seeds)
+def test_activate(
+    name: str, activation: Activation, tokens: int, width: int, gated: bool, seed: int
+) -> None:
     x = random(seed, tokens, width * (2 if gated else 1))
     out = torch.empty(tokens, width)
     gate = x[:, :width].double()
@@ -114,15 +156,15 @@ def test_activate(activation: Activation, tokens: int, width: int, gated: bool, 
         Activation.GELU_TANH: gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + cube))) / 2,
     }[activation]
     wanted = acted * x[:, width:].double() if gated else acted
-    OPS.activate(activation, x, gated, out)
+    BACKENDS[name].activate(activation, x, gated, out)
     close(out, wanted)
 
 
 @given(st.lists(st.integers(0, 19), min_size=1, max_size=8, unique=True), seeds)
-def test_store_kv_touches_the_named_rows_only(rows: list[int], seed: int) -> None:
+def test_store_kv_touches_the_named_rows_only(name: str, rows: list[int], seed: int) -> None:
     base = torch.zeros(20, 3, 2, 2, 4)
     kv = random(seed, len(rows), 2, 2, 4)
-    OPS.store_kv(base[:, 1], torch.tensor(rows), kv)
+    BACKENDS[name].store_kv(base[:, 1], torch.tensor(rows), kv)
     wanted = torch.zeros_like(base)
     for row, value in zip(rows, kv, strict=True):
         wanted[row, 1] = value

@@ -1,0 +1,84 @@
+// The C interface, and the choice of a level.
+#include "interface.h"
+
+#include <string.h>
+
+#include <string>
+#include <vector>
+
+#include "attention_room.h"
+#include "level.h"
+#include "packing.h"
+#include "threads.h"
+
+namespace ellm {
+namespace {
+
+struct Level {
+  std::string name;
+  Run run;
+};
+
+std::vector<Level> runnable() {
+  std::vector<Level> levels;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool v4 = __builtin_cpu_supports("x86-64-v4");
+  if (v4 && __builtin_cpu_supports("avx512bf16")) levels.push_back({"avx512bf16", avx512bf16::run_one});
+  if (v4) levels.push_back({"avx512", avx512::run_one});
+  if (__builtin_cpu_supports("x86-64-v3")) levels.push_back({"avx2", avx2::run_one});
+#endif
+  levels.push_back({"portable", portable::run_one});
+  return levels;
+}
+
+const std::vector<Level> &levels() {
+  static const std::vector<Level> found = runnable();
+  return found;
+}
+
+// [64 rows][words] to [words][band], by way of `room`.
+void pack_band(uint32_t *band, int64_t width, int64_t words, uint32_t *room) {
+  memcpy(room, band, width * words * 4);
+  for (int64_t k = 0; k < words; ++k)
+    for (int64_t n = 0; n < width; ++n) band[k * width + n] = room[n * words + k];
+}
+
+}  // namespace
+}  // namespace ellm
+
+using namespace ellm;
+
+const char *ellm_levels(void) {
+  static const std::string names = [] {
+    std::string all;
+    for (const Level &level : levels()) all += (all.empty() ? "" : ",") + level.name;
+    return all;
+  }();
+  return names.c_str();
+}
+
+void ellm_threads(int count) { Threads::shared().resize(count); }
+
+void ellm_run(int level, const ellm_op *ops, int64_t count) {
+  const Run run = levels()[level].run;
+  for (int64_t i = 0; i < count; ++i) run(ops[i]);
+}
+
+void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype, void *room) {
+  const int per_word = dtype == ELLM_BFLOAT16 ? 2 : 1;
+  const Bands bands(rows, columns, per_word);
+  const int64_t words = columns / per_word;
+  for (int64_t band = 0; band < bands.count(); ++band) {
+    const int64_t output = bands.first(band), width = bands.width(output);
+    if (width == 1) break;
+    pack_band(static_cast<uint32_t *>(weight) + output * words, width, words,
+              static_cast<uint32_t *>(room));
+  }
+}
+
+int64_t ellm_attention_room(int64_t kv_heads, int64_t group, int64_t width, int64_t longest) {
+  const AttentionRoom room{kv_heads, group, width};
+  const int64_t threads = Threads::shared().count(), splits = longest / kSplit + 1;
+  return threads * room.thread() + (threads > 1 ? kv_heads * splits * room.state(group) : 0);
+}

@@ -1,0 +1,1 @@
+"""The op table on the CPU, by the native library."""

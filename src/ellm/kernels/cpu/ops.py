@@ -1,0 +1,196 @@
+"""kernels.ops.Ops by the native library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import byref
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ellm.core.plan import StepShape
+from ellm.kernels.cpu import library as native
+from ellm.kernels.cpu.attention import NativeAttention
+from ellm.kernels.cpu.library import DTYPES, Kind, Library, operation
+from ellm.kernels.ops import Activation, AttentionPlan, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.scratch import Scratch
+
+_ACTIVATIONS = {
+    Activation.SILU: 0,
+    Activation.GELU: 1,
+    Activation.GELU_TANH: 2,
+    Activation.RELU: 3,
+}
+# Rows of a matrix that packing puts aside at once.
+_BAND = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Room(Temp):
+    """What each thread of an attention kernel needs, uint8."""
+
+    attention: Tensor
+
+
+class NativeOps:
+    """On the CPU, for float32 and bfloat16, with the instruction set `level` of the library.
+
+    Tensors are contiguous along their last axis; a head's width is even and at most 256.
+    """
+
+    def __init__(self, library: Library, level: str | None = None) -> None:
+        self._library = library
+        level = level or library.levels[0]
+        self.name = f"native {level}"
+        self._run = partial(library.run, library.levels.index(level))
+
+    def padded(self, rows: int) -> int:
+        return rows
+
+    def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Room:
+        group = dims.heads // max(dims.kv_heads, 1)
+        room = self._library.attention_room(dims.kv_heads, group, dims.head_dim, shape.longest_kv)
+        return Room(scratch.take((room,), torch.uint8))
+
+    def pack(self, weight: Tensor) -> None:
+        rows, columns = weight.shape
+        room = torch.empty(_BAND * columns, dtype=weight.dtype)
+        self._library.pack(weight.data_ptr(), rows, columns, DTYPES[weight.dtype], room.data_ptr())
+
+    def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
+        self._select(Kind.SELECT, x, rows, out)
+
+    def embed(self, weight: Tensor, ids: Tensor, out: Tensor) -> None:
+        self._select(Kind.EMBED, weight, ids, out)
+
+    def _select(self, kind: Kind, x: Tensor, rows: Tensor, out: Tensor) -> None:
+        op = operation(kind, x)
+        op.of.select = native.Select(
+            x.data_ptr(),
+            out.data_ptr(),
+            rows.data_ptr(),
+            len(rows),
+            x.shape[1],
+            x.stride(0),
+            out.stride(0),
+            x.shape[0],
+        )
+        self._run(byref(op), 1)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, temp: Temp) -> None:
+        self._norm(x, weight, None, eps, out)
+
+    def layer_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, temp: Temp
+    ) -> None:
+        self._norm(x, weight, bias, eps, out)
+
+    def _norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, out: Tensor
+    ) -> None:
+        op = operation(Kind.NORM, x)
+        heads = x.shape[1] if x.dim() == 3 else 1
+        op.of.norm = native.Norm(
+            x.data_ptr(),
+            weight.data_ptr(),
+            _address(bias),
+            out.data_ptr(),
+            x.shape[0],
+            heads,
+            x.shape[-1],
+            x.stride(0),
+            x.stride(1) if x.dim() == 3 else 0,
+            out.stride(0),
+            out.stride(1) if out.dim() == 3 else 0,
+            eps,
+        )
+        self._run(byref(op), 1)
+
+    def add(self, x: Tensor, residual: Tensor) -> None:
+        op = operation(Kind.ADD, x)
+        op.of.add = native.Add(x.data_ptr(), residual.data_ptr(), x.numel())
+        self._run(byref(op), 1)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        op = operation(Kind.LINEAR, x)
+        op.of.linear = native.Linear(
+            x.data_ptr(),
+            weight.data_ptr(),
+            _address(bias),
+            out.data_ptr(),
+            x.shape[0],
+            x.shape[1],
+            weight.shape[0],
+            x.stride(0),
+            out.stride(0),
+        )
+        self._run(byref(op), 1)
+
+    def angles(
+        self, positions: Tensor, frequencies: Tensor, scale: float, cos: Tensor, sin: Tensor
+    ) -> None:
+        op = operation(Kind.ANGLES, cos)
+        op.of.angles = native.Angles(
+            positions.data_ptr(),
+            frequencies.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            len(positions),
+            len(frequencies),
+            scale,
+        )
+        self._run(byref(op), 1)
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
+        op = operation(Kind.ROTARY, x)
+        op.of.rotary = native.Rotary(
+            x.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            x.shape[0],
+            x.shape[1],
+            cos.shape[-1],
+            x.stride(0),
+            x.stride(1),
+        )
+        self._run(byref(op), 1)
+
+    def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
+        op = operation(Kind.STORE, kv)
+        width = kv[0].numel()
+        op.of.store = native.Store(
+            kv.data_ptr(),
+            planes.data_ptr(),
+            rows.data_ptr(),
+            len(rows),
+            width,
+            kv.stride(0),
+            planes.stride(0),
+        )
+        self._run(byref(op), 1)
+
+    def plan_attention(
+        self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
+    ) -> AttentionPlan:
+        assert isinstance(temp, Room)
+        return NativeAttention(self._run, kv, windows, segments, temp.attention)
+
+    def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
+        op = operation(Kind.ACTIVATE, x)
+        op.of.activate = native.Activate(
+            x.data_ptr(),
+            out.data_ptr(),
+            x.shape[0],
+            out.shape[1],
+            x.stride(0),
+            out.stride(0),
+            _ACTIVATIONS[activation],
+            gated,
+        )
+        self._run(byref(op), 1)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
