@@ -125,21 +125,14 @@ struct Attention {
         memcpy(to, even, width * sizeof(E));
       } else {
         const E *odd = values_of(places[t + 1]);
-        for (int64_t d = 0; d < width; d += kLanes) {
-          const int lanes = static_cast<int>(width - d < kLanes ? width - d : kLanes);
-          const auto low = __builtin_convertvector(some(even + d, lanes), Words);
-          const auto high = __builtin_convertvector(some(odd + d, lanes), Words);
-          store(to + 2 * d, low | high << 16);
-        }
+        auto *pairs = reinterpret_cast<uint32_t *>(to);
+        int64_t d = 0;
+        for (; d + kLanes <= width; d += kLanes)
+          store(pairs + d, wide(even + d) | wide(odd + d) << 16);
+        for (; d < width; ++d)
+          pairs[d] = static_cast<uint32_t>(even[d]) | static_cast<uint32_t>(odd[d]) << 16;
       }
     }
-  }
-
-  static Halves some(const uint16_t *from, int lanes) {
-    if (lanes == kLanes) return load<Halves>(from);
-    Halves few = {};
-    memcpy(&few, from, 2 * lanes);
-    return few;
   }
 
   // One tile more for every row of one head.
@@ -151,45 +144,43 @@ struct Attention {
     auto *weights = reinterpret_cast<E *>(scores);  // [rows, 64] over what was read already
     for (int64_t r = 0; r < count; ++r) {
       const int64_t at = position(block, r);
-      weigh(scores + r * kTile, reach(at) - begin, at + 1 - begin, s, r);
+      weigh(scores + r * kTile, reach(at) - begin, at + 1 - begin, s, r, weights + r * kTile);
     }
-    for (int64_t r = 0; r < count; ++r)
-      for (int64_t i = 0; i < kTile; i += kLanes)
-        T::write(weights + r * kTile + i, load<Floats>(scores + r * kTile + i));
     multiply<T>(count, padded, reinterpret_cast<const uint32_t *>(weights), kTokenWords,
                 reinterpret_cast<const uint32_t *>(values), padded, kTokenWords, s.answer, padded);
   }
 
   // Scores of one query become weights; only tokens [from, to) of the tile are seen.
-  void weigh(float *scores, int64_t from, int64_t to, const State &s, int64_t r) const {
+  void weigh(float *scores, int64_t from, int64_t to, const State &s, int64_t r, E *weights) const {
+    constexpr int kVectors = kTile / kLanes;
     if (from > 0 || to < kTile)
       for (int64_t i = 0; i < kTile; ++i)
         if (i < from || i >= to) scores[i] = -INFINITY;
     const auto scale = static_cast<float>(op.scale);
-    Floats most = splat(-INFINITY);
-    for (int64_t i = 0; i < kTile; i += kLanes) {
-      Floats x = load<Floats>(scores + i) * scale;
-      if (op.cap > 0) x = capped(x);
-      store(scores + i, x);
-      most = larger(most, x);
-    }
+    Floats x[kVectors];
+    for (int i = 0; i < kVectors; ++i) x[i] = load<Floats>(scores + i * kLanes) * scale;
+    if (op.cap > 0)
+      for (auto &some : x) some = capped(some);
+    Floats most = x[0];
+    for (int i = 1; i < kVectors; ++i) most = larger(most, x[i]);
     const float before = s.largest[r], highest = largest(most);
     const float now = highest > before ? highest : before;
     const float base = now == -INFINITY ? 0 : now;
-    Floats added = {};
-    for (int64_t i = 0; i < kTile; i += kLanes) {
-      const Floats x = exponential(load<Floats>(scores + i) - base);
-      store(scores + i, x);
-      added = added + x;
-    }
+    for (auto &some : x) some = exponential(some - base);
+    Floats added = x[0];
+    for (int i = 1; i < kVectors; ++i) added = added + x[i];
+    for (int i = 0; i < kVectors; ++i) T::write(weights + i * kLanes, x[i]);
     s.largest[r] = now;
+    if (before == now) {
+      s.total[r] = s.total[r] + sum(added);
+      return;
+    }
     const float kept = exponential(splat(before - base))[0];
     s.total[r] = s.total[r] * kept + sum(added);
-    if (kept != 1)
-      for (int64_t d = 0; d < padded; d += kLanes) {
-        float *y = s.answer + r * padded + d;
-        store(y, load<Floats>(y) * kept);
-      }
+    for (int64_t d = 0; d < padded; d += kLanes) {
+      float *y = s.answer + r * padded + d;
+      store(y, load<Floats>(y) * kept);
+    }
   }
 
   Floats capped(Floats x) const {

@@ -23,6 +23,17 @@ static inline uint16_t narrow(float x) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
+// Sixteen bits each, with zeros above; the compiler makes several instructions of what is one.
+static inline Words wide(const uint16_t *from) {
+#if ELLM_LANES == 16
+  return (Words)_mm512_cvtepu16_epi32(load<__m256i>(from));
+#elif ELLM_LANES == 8
+  return (Words)_mm256_cvtepu16_epi32(load<__m128i>(from));
+#else
+  return __builtin_convertvector(load<Halves>(from), Words);
+#endif
+}
+
 struct Float32 {
   using Element = float;
   static constexpr int kPerWord = 1;
@@ -38,10 +49,7 @@ struct BFloat16 {
   using Element = uint16_t;
   static constexpr int kPerWord = 2;
 
-  static Floats read(const uint16_t *from) {
-    const Words wide = __builtin_convertvector(load<Halves>(from), Words);
-    return (Floats)(wide << 16);
-  }
+  static Floats read(const uint16_t *from) { return (Floats)(wide(from) << 16); }
 
   static void write(uint16_t *to, Floats x) {
 #if defined(__AVX512BF16__)

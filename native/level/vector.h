@@ -12,6 +12,7 @@
 #include <immintrin.h>
 #elif defined(__AVX2__)
 #define ELLM_LANES 8
+#include <immintrin.h>
 #else
 #define ELLM_LANES 4
 #endif
