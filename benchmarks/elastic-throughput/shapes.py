@@ -2,8 +2,8 @@
 
                              activation : KV        KV of 32768 tokens   model it stands for
                              bytes of a token       : weights
-    llama    0.46 GiB        0.90                   1.9                  Llama-3-8B-262K (1.0, 2.3)
-    qwen     0.92 GiB        3.2                    0.41                 Qwen2.5-0.5B itself
+    llama    0.46 GiB        0.68                   1.9                  Llama-3-8B-262K (0.78, 2.3)
+    qwen     0.92 GiB        2.7                    0.41                 Qwen2.5-0.5B itself
 
 Activations are this engine's own exact price of one step over the whole context.  A budget is the
 smallest in which an engine with fixed shares can start at all: weights, the activations of the
@@ -52,7 +52,7 @@ SHAPES = {
             mlp=2688,
             positions=CONTEXT,
         ),
-        2184 * MIB,
+        1980 * MIB,
         INPUTS,
         (2048, 16_384),
     ),
@@ -67,7 +67,7 @@ SHAPES = {
             vocab=151_936,
             positions=CONTEXT,
         ),
-        2560 * MIB,
+        2360 * MIB,
         INPUTS,
         (2048, 16_384),
     ),

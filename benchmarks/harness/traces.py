@@ -16,3 +16,14 @@ import os
 from pathlib import Path
 
 HOME = Path(os.environ.get("TRACES_HOME", Path.home() / ".cache/traces"))
+
+
+def find(name: str) -> Path:
+    """The file of that name; ends the program with what to do where there is none."""
+    path = HOME / name
+    if not path.exists():
+        raise SystemExit(
+            f"{path} is missing: set TRACES_HOME to where it is "
+            f"({Path(__file__).relative_to(Path(__file__).parents[2])} says where it is from)"
+        )
+    return path

@@ -14,7 +14,7 @@ from ellm.llm.build import build
 from harness import traces
 from harness.random_llama import RandomLlama
 
-TRACE = traces.HOME / "multimodel-prism/real_trace_27models.csv"
+TRACE = "multimodel-prism/real_trace_27models.csv"
 MODELS = 27
 REQUESTS = 1500
 # Prompts and answers are this much of the trace's, and what is still longer than a context is cut.
@@ -60,7 +60,7 @@ def arguments_of(model: int, shared: dict[str, Any]) -> dict[str, Any]:
 
 def workload(seed: int, speed: float = 1.0, count: int = REQUESTS) -> list[WorkItem]:
     """The first `count` requests of the trace, `speed` times as fast."""
-    items = read_trace(TRACE, count, seed, LENGTHS)
+    items = read_trace(traces.find(TRACE), count, seed, LENGTHS)
     fitting = [replace(item, prompt=item.prompt[: CONTEXT - item.output_len]) for item in items]
     return hastened(fitting, speed)
 

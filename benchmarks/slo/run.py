@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 from multiprocessing import Pool
@@ -17,14 +16,14 @@ from compared import table
 from served import Served, figures
 from settings import SETTINGS, SMALL, Setting
 from simulated import Simulation
-from workload import Item, shapes
+from workload import TRACES, Item, shapes
 
+from harness import traces
 from harness.options import parser
 from harness.results import Trial, append
 from harness.worker import Worker
 
 HERE = Path(__file__).resolve().parent
-DATA = Path(os.environ.get("TRACES_HOME", Path.home() / ".cache/traces"))
 # The setting that this machine is.
 REAL = "cpu-azure"
 QUICK_REQUESTS = 24
@@ -36,7 +35,6 @@ def arguments() -> argparse.Namespace:
     options = parser(str(__doc__), HERE, list(ARMS), rounds=1)
     options.add_argument("--real", action="store_true", help=f"run {REAL} on this machine")
     options.add_argument("--settings", default=",".join(SETTINGS), help="comma-separated")
-    options.add_argument("--data", type=Path, default=DATA, help="where the traces are")
     asked = options.parse_args()
     asked.settings = [REAL] if asked.real else asked.settings.split(",")
     return asked
@@ -57,7 +55,7 @@ def points(asked: argparse.Namespace) -> list[tuple[str, float, str]]:
 def requests(name: str, asked: argparse.Namespace) -> list[Item]:
     setting = SETTINGS[name]
     count = QUICK_REQUESTS if asked.quick else setting.requests
-    return shapes(asked.data, setting.trace, count, setting.divide)
+    return shapes(setting.trace, count, setting.divide)
 
 
 def simulated(job: tuple[str, float, str, argparse.Namespace]) -> Trial:
@@ -114,6 +112,8 @@ def opened(setting: Setting, arm: str, asked: argparse.Namespace) -> Worker:
 
 def main() -> None:
     asked = arguments()
+    for name in asked.settings:  # here, because a pool waits for ever for a process that has ended
+        traces.find(TRACES[SETTINGS[name].trace])
     trials = measure(asked) if asked.real else simulate(asked)
     objectives = {}
     for name in asked.settings:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ellm.cli.bench.traces import read_trace
+from harness import traces
 
 TRACES = {
     "azure": "azure/AzureLLMInferenceTrace_conv.csv",
@@ -24,13 +24,13 @@ class Item:
     arrival: float
 
 
-def shapes(data: Path, trace: str, count: int, divide: float) -> list[Item]:
+def shapes(trace: str, count: int, divide: float) -> list[Item]:
     """The first `count` requests of a trace, prompts and answers both `divide` times shorter.
 
     Their own gaps, divided by the mean gap: at 2 requests a second an item arrives at half its
     `arrival`, in seconds.
     """
-    rows = read_trace(data / TRACES[trace], count, seed=0)
+    rows = read_trace(traces.find(TRACES[trace]), count, seed=0)
     times = spread([row.arrival for row in rows])
     mean = times[-1] / (len(rows) - 1)
     return [
