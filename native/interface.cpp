@@ -44,6 +44,40 @@ void pack_band(uint32_t *band, int64_t width, int64_t words, uint32_t *room) {
     for (int64_t n = 0; n < width; ++n) band[k * width + n] = room[n * words + k];
 }
 
+void fit(ellm_op &op, int64_t rows, ellm_segment *segments, int64_t segment_count) {
+  switch (op.kind) {
+    case ELLM_LINEAR:
+      op.linear.rows = rows;
+      return;
+    case ELLM_NORM:
+      op.norm.rows = rows;
+      return;
+    case ELLM_ADD:
+      op.add.rows = rows;
+      return;
+    case ELLM_ANGLES:
+      op.angles.rows = rows;
+      return;
+    case ELLM_ROTARY:
+      op.rotary.rows = rows;
+      return;
+    case ELLM_STORE:
+      op.store.rows = rows;
+      return;
+    case ELLM_ATTENTION:
+      op.attention.segments = segments;
+      op.attention.count = segment_count;
+      return;
+    case ELLM_ACTIVATE:
+      op.activate.rows = rows;
+      return;
+    case ELLM_SELECT:
+    case ELLM_EMBED:
+      op.select.rows = rows;
+      return;
+  }
+}
+
 }  // namespace
 }  // namespace ellm
 
@@ -63,6 +97,12 @@ void ellm_threads(int count) { Threads::shared().resize(count); }
 void ellm_run(int level, const ellm_op *ops, int64_t count) {
   const Run run = levels()[level].run;
   for (int64_t i = 0; i < count; ++i) run(ops[i]);
+}
+
+void ellm_replay(int level, ellm_op *ops, int64_t count, int64_t rows, ellm_segment *segments,
+                 int64_t segment_count) {
+  for (int64_t i = 0; i < count; ++i) fit(ops[i], rows, segments, segment_count);
+  ellm_run(level, ops, count);
 }
 
 void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype, void *room) {

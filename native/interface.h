@@ -44,16 +44,17 @@ struct ellm_norm {
   double eps;
 };
 
-// residual[i] += x[i]
+// residual[r] += x[r], side by side
 struct ellm_add {
   const void *x;
   void *residual;
-  int64_t count;
+  int64_t rows, width;
 };
 
 // cos and sin of position × frequency, times scale: [rows, half]
 struct ellm_angles {
-  const float *positions, *frequencies;
+  const int64_t *positions;
+  const float *frequencies;
   void *cos, *sin;
   int64_t rows, half;
   double scale;
@@ -131,6 +132,9 @@ ELLM_API const char *ellm_levels(void);
 ELLM_API void ellm_threads(int count);
 // With the level of that index among ellm_levels.
 ELLM_API void ellm_run(int level, const struct ellm_op *ops, int64_t count);
+// The same with `rows` rows in every operation, and these segments in attention.
+ELLM_API void ellm_replay(int level, struct ellm_op *ops, int64_t count, int64_t rows,
+                          struct ellm_segment *segments, int64_t segment_count);
 // Rearranges a matrix in place; `room` has as many bytes as 64 rows.
 ELLM_API void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype, void *room);
 // Bytes that attention over sequences of at most `longest` tokens needs.

@@ -63,10 +63,10 @@ static void norm(const ellm_norm &op) {
 template <class T>
 static void add(const ellm_add &op) {
   using E = typename T::Element;
-  by_rows(op.count, 1, [&](int64_t first, int64_t last) {
-    const E *x = static_cast<const E *>(op.x) + first;
-    E *to = static_cast<E *>(op.residual) + first;
-    for_each<T>(last - first, [&](int64_t i, int lanes) {
+  by_rows(op.rows, op.width, [&](int64_t first, int64_t last) {
+    const E *x = static_cast<const E *>(op.x) + first * op.width;
+    E *to = static_cast<E *>(op.residual) + first * op.width;
+    for_each<T>((last - first) * op.width, [&](int64_t i, int lanes) {
       write_some<T>(to + i, read_some<T>(to + i, lanes) + read_some<T>(x + i, lanes), lanes);
     });
   });
@@ -80,7 +80,7 @@ static void angles(const ellm_angles &op) {
   by_rows(op.rows, 16 * op.half, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row)
       for (int64_t i = 0; i < op.half; ++i) {
-        const float angle = op.positions[row] * op.frequencies[i];
+        const float angle = static_cast<float>(op.positions[row]) * op.frequencies[i];
         T::set(static_cast<E *>(op.cos) + row * op.half + i, cosf(angle) * scale);
         T::set(static_cast<E *>(op.sin) + row * op.half + i, sinf(angle) * scale);
       }

@@ -128,14 +128,14 @@ def test_rotary_is_a_complex_rotation(
     positions = torch.randint(0, 100, (tokens,), generator=torch.Generator().manual_seed(seed))
     frequencies = torch.tensor([10000 ** (-i / half) for i in range(half)])
     cos, sin = (torch.empty(tokens, 1, 1, half, dtype=dtype) for _ in range(2))
-    ops.angles(positions.float(), frequencies, 1.25, cos, sin)
+    dims = Dims(width, heads, 0, width, 2 * half, (None,), dtype)
+    memory = aligned(1 << 20)
+    room = ops.temp(Workspace(memory.data_ptr(), 1 << 20), dims, StepShape(tokens=tokens))
+    ops.angles(positions, frequencies, 1.25, cos, sin, room)
     angle = positions.double()[:, None] * frequencies.double()
     turn = torch.polar(torch.full_like(angle, 1.25), angle)[:, None]
     pairs = torch.complex(x[..., :half].double(), x[..., half : 2 * half].double()) * turn
     wanted = torch.cat([pairs.real, pairs.imag, x[..., 2 * half :].double()], -1)
-    dims = Dims(width, heads, 0, width, 2 * half, (None,), dtype)
-    memory = aligned(1 << 20)
-    room = ops.temp(Workspace(memory.data_ptr(), 1 << 20), dims, StepShape(tokens=tokens))
     ops.rotary(x, cos, sin, room)
     close(x, wanted)
 

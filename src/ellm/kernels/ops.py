@@ -7,7 +7,7 @@ says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -91,6 +91,14 @@ class AttentionPlan(Protocol):
         ...
 
 
+class Program(Protocol):
+    """Operations recorded at fixed addresses, to be done for other tokens than those they met."""
+
+    def run(self, rows: int, segments: Sequence[Segment]) -> None:
+        """Do them with the first `rows` rows of every matrix, and attention of these sequences."""
+        ...
+
+
 class Ops(Protocol):
     """A backend.  Stateless: what a call needs is in its arguments.
 
@@ -107,6 +115,10 @@ class Ops(Protocol):
         """
         ...
 
+    def trace(self, work: Callable[[], None]) -> Program | None:
+        """Record the ops that `work` asks for, doing none; None from a backend that cannot."""
+        ...
+
     def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Temp:
         """Take the room that the other ops need in a step of this shape, padded already.
 
@@ -119,7 +131,7 @@ class Ops(Protocol):
         ...
 
     def embed(self, weight: Tensor, ids: Tensor, out: Tensor) -> None:
-        """Rows `ids` (int64) of a packed matrix."""
+        """Rows `ids` (int64) of a packed matrix, in the first rows of `out`."""
         ...
 
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
@@ -145,11 +157,17 @@ class Ops(Protocol):
         ...
 
     def angles(
-        self, positions: Tensor, frequencies: Tensor, scale: float, cos: Tensor, sin: Tensor
+        self,
+        positions: Tensor,
+        frequencies: Tensor,
+        scale: float,
+        cos: Tensor,
+        sin: Tensor,
+        temp: Temp,
     ) -> None:
         """Cosine and sine of position × frequency, times `scale`, as [T, 1, 1, rotary_dim / 2].
 
-        Computed in float32: positions is float32 [T], frequencies float32 [rotary_dim / 2].
+        Computed in float32: positions is int64 [T] at most, frequencies float32 [rotary_dim / 2].
         """
         ...
 

@@ -6,20 +6,19 @@ the model's dtype.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ellm.core.plan import StepShape
-from ellm.core.units import round_up
 from ellm.kernels.attention import SdpaPlan, mask_shape
+from ellm.kernels.heights import height
 from ellm.kernels.ops import Activation, AttentionPlan, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.scratch import Scratch
 
 _aten = torch.ops.aten
-_HEIGHTS_BITS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +39,11 @@ class ReferenceOps:
 
     def padded(self, rows: int) -> int:
         # oneDNN compiles a bfloat16 product for every number of rows, and keeps what it made:
-        # hundreds of megabytes in an hour of mixed lengths.  Eight heights an octave bound it,
-        # at 3 % more rows on average.
-        step = 1 << max(0, rows.bit_length() - _HEIGHTS_BITS - 1)
-        return round_up(rows, step)
+        # hundreds of megabytes in an hour of mixed lengths.
+        return height(rows)
+
+    def trace(self, work: Callable[[], None]) -> None:
+        return None
 
     def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Room:
         tokens = shape.tokens
@@ -64,7 +64,8 @@ class ReferenceOps:
         """PyTorch reads matrices as they are."""
 
     def embed(self, weight: Tensor, ids: Tensor, out: Tensor) -> None:
-        self.select(weight, ids, out)
+        self.select(weight, ids, out[: len(ids)])
+        out[len(ids) :].zero_()
 
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
         torch.index_select(x, 0, rows, out=out)
@@ -94,9 +95,19 @@ class ReferenceOps:
             torch.addmm(bias, x, weight.t(), out=out)
 
     def angles(
-        self, positions: Tensor, frequencies: Tensor, scale: float, cos: Tensor, sin: Tensor
+        self,
+        positions: Tensor,
+        frequencies: Tensor,
+        scale: float,
+        cos: Tensor,
+        sin: Tensor,
+        temp: Temp,
     ) -> None:
-        turned = torch.outer(positions, frequencies).view(cos.shape)
+        assert isinstance(temp, Room)
+        real = temp.narrow[: len(cos)]
+        real[: len(positions)].copy_(positions)
+        real[len(positions) :].zero_()
+        turned = torch.outer(real, frequencies).view(cos.shape)
         cos.copy_(turned.cos().mul_(scale))
         sin.copy_(turned.sin_().mul_(scale))
 

@@ -44,8 +44,6 @@ class Buffers:
     temp: Temp
     cos: Tensor
     sin: Tensor
-    real_positions: Tensor
-    offset_positions: Tensor
     qkv: Tensor
     attended: Tensor
     up: Tensor
@@ -87,8 +85,6 @@ class Decoder:
         normed = scratch.take((tokens, spec.hidden_size), dtype)
         cos = scratch.take((tokens, 1, 1, half), dtype)
         sin = scratch.take((tokens, 1, 1, half), dtype)
-        real = scratch.take((tokens if spec.rope else 0,), torch.float32)
-        offset = scratch.take((tokens if spec.positions else 0,), torch.int64)
         inner = scratch.mark()
         qkv = scratch.take((tokens, spec.qkv_width), dtype)
         attended = scratch.take((tokens, spec.query_width), dtype)
@@ -96,7 +92,7 @@ class Decoder:
         up = scratch.take((tokens, spec.up_width), dtype)
         activated = scratch.take((tokens, spec.intermediate_size), dtype)
         scratch.release(mark)
-        return Buffers(hidden, normed, temp, cos, sin, real, offset, qkv, attended, up, activated)
+        return Buffers(hidden, normed, temp, cos, sin, qkv, attended, up, activated)
 
     def forward(
         self, inputs: Inputs, kv: KvPlanes, buffers: Buffers, ferry: Ferry | None = None
@@ -127,23 +123,14 @@ class Decoder:
 
     def _embed(self, inputs: Inputs, buffers: Buffers) -> None:
         spec, ops, weights = self.spec, self._ops, self._weights
-        tokens = len(inputs.ids)
-        ops.embed(weights.embed, inputs.ids, buffers.hidden[:tokens])
-        buffers.hidden[tokens:].zero_()
+        ops.embed(weights.embed, inputs.ids, buffers.hidden)
         if spec.rope:
-            buffers.real_positions[:tokens].copy_(inputs.positions)
-            buffers.real_positions[tokens:].zero_()
-            ops.angles(
-                buffers.real_positions,
-                self._frequencies,
-                spec.rope.scale,
-                buffers.cos,
-                buffers.sin,
-            )
+            scale, cos, sin = spec.rope.scale, buffers.cos, buffers.sin
+            ops.angles(inputs.positions, self._frequencies, scale, cos, sin, buffers.temp)
         if weights.positions is not None:
-            places = buffers.offset_positions[:tokens]
-            torch.add(inputs.positions, spec.position_offset, out=places)
-            ops.select(weights.positions, places, buffers.normed[:tokens])
+            tokens = len(inputs.ids)
+            table = weights.positions[spec.position_offset :]
+            ops.select(table, inputs.positions, buffers.normed[:tokens])
             ops.add(buffers.normed[:tokens], buffers.hidden[:tokens])
 
     def _norm(self, x: Tensor, norm: Affine, out: Tensor, temp: Temp) -> None:

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from ellm.core.plan import StepPlan, StepShape
+from ellm.kernels.heights import height
 from ellm.kernels.ops import Segment
 from ellm.kernels.scratch import Scratch
 from ellm.models.decoder import Inputs
 
 
 def take_inputs(scratch: Scratch, shape: StepShape) -> Tensor:
-    """Room for token ids, positions and arena rows: int64 [3, T]."""
-    return scratch.take((3, shape.tokens), torch.int64)
+    """Room for token ids, positions and arena rows: int64 [3, T], or more columns."""
+    return scratch.take((3, height(shape.tokens)), torch.int64)
 
 
 def fill_inputs(plan: StepPlan, room: Tensor) -> Inputs:
@@ -29,5 +30,6 @@ def fill_inputs(plan: StepPlan, room: Tensor) -> Inputs:
         for first, last in step.kv.runs(step.start, step.length):
             rows.extend(range(first, last))
     assert len(ids) == len(rows) == plan.shape.tokens, (len(ids), len(rows), plan.shape)
+    room = room[:, : len(ids)]
     room.copy_(torch.tensor([ids, positions, rows]))
     return Inputs(room[0], room[1], room[2], segments)

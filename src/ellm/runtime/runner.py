@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -12,9 +12,9 @@ from ellm.core.executor import Ferry
 from ellm.core.layers import KvArena
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
-from ellm.kernels.ops import KvPlanes, Ops
+from ellm.kernels.ops import KvPlanes, Ops, Program
 from ellm.kernels.scratch import Scratch, scope
-from ellm.models.decoder import Buffers, Decoder
+from ellm.models.decoder import Buffers, Decoder, Inputs
 from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
@@ -26,6 +26,7 @@ from ellm.runtime.workspace import Workspace, WorkspaceCounter
 # Rows that reach the vocabulary at once: bounds the logits of a long prompt that is scored.
 LOGIT_BLOCK = 64
 _REMEMBERED_SHAPES = 4096
+_REMEMBERED_PROGRAMS = 512
 
 
 class Sampler(Protocol):
@@ -66,6 +67,7 @@ class Runner:
         self._kv = kv_planes(arena, spec.num_layers, weights.embed.dtype, weights.embed.device)
         self._on_gpu = weights.embed.device.type == "cuda"
         self._counted: dict[StepShape, int] = {}
+        self._programs: dict[tuple[int, ...], Program] = {}
 
     def activation_bytes(self, shape: StepShape) -> int:
         """Exact for a step that samples; what scoring leaves of the sampler's room is unused."""
@@ -90,7 +92,7 @@ class Runner:
             ferry = OrderedFerry(ferry)
         inputs = fill_inputs(plan, take_inputs(self._workspace, plan.shape))
         buffers = self._decoder.take(self._workspace, plan.shape)
-        self._decoder.forward(inputs, self._kv, buffers, ferry)
+        self._forward(inputs, buffers, ferry)
         firsts = [segment.first for segment in inputs.segments]
         chosen = self._sample(plan.steps, firsts, buffers)
         results = []
@@ -99,6 +101,30 @@ class Runner:
             scores = self._score(step, first, buffers)
             results.append(SequenceResult(step.seq_id, token, logprobs, scores))
         return StepResult(tuple(results))
+
+    def _forward(self, inputs: Inputs, buffers: Buffers, ferry: Ferry | None) -> None:
+        """Run all layers: as recorded, where the backend can record and no layer is ferried."""
+
+        def work() -> None:
+            self._decoder.forward(inputs, self._kv, buffers, ferry)
+
+        # As many rows, and the first buffer behind all that depend on anything else.
+        key = (len(buffers.hidden), buffers.normed.data_ptr())
+        program = self._recorded(key, work) if ferry is None else None
+        if program is None:
+            work()
+        else:
+            program.run(len(inputs.ids), inputs.segments)
+
+    def _recorded(self, key: tuple[int, ...], work: Callable[[], None]) -> Program | None:
+        program = self._programs.get(key)
+        if program is None:
+            program = self._ops.trace(work)
+            if program is not None:
+                if len(self._programs) >= _REMEMBERED_PROGRAMS:
+                    self._programs.clear()
+                self._programs[key] = program
+        return program
 
     def _sample(
         self, steps: Sequence[SequenceStep], firsts: Sequence[int], buffers: Buffers
@@ -129,14 +155,24 @@ class Runner:
 
     def _logits(self, rows: Sequence[int], buffers: Buffers) -> Tensor:
         index, selected, logits = self._take_logits(self._workspace, len(rows))
-        index.copy_(torch.tensor(rows))
-        self._decoder.logits(index, buffers, selected, logits)
+        index[: len(rows)].copy_(torch.tensor(rows))
+
+        def work() -> None:
+            self._decoder.logits(index[: len(rows)], buffers, selected, logits)
+
+        program = self._recorded(
+            (len(selected), selected.data_ptr(), buffers.hidden.data_ptr()), work
+        )
+        if program is None:
+            work()
+        else:
+            program.run(len(rows), ())
         return logits[: len(rows)]
 
     def _take_logits(self, scratch: Scratch, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         dtype, height = self._decoder.dtype, self._ops.padded(rows)
         return (
-            scratch.take((rows,), torch.int64),
+            scratch.take((height,), torch.int64),
             scratch.take((height, self._decoder.spec.hidden_size), dtype),
             scratch.take((height, self._vocab_size), dtype),
         )

@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from ctypes import addressof, byref, c_int64
-from typing import Any
 
 from torch import Tensor
 
 from ellm.kernels.cpu import library as native
-from ellm.kernels.cpu.library import Kind, operation
+from ellm.kernels.cpu.library import Kind, Op, operation
+from ellm.kernels.cpu.segments import SegmentTable
 from ellm.kernels.ops import KvPlanes, Segment
 
 
 class NativeAttention:
-    """kernels.ops.AttentionPlan over the segment table, made once a step."""
+    """kernels.ops.AttentionPlan that hands its operations to `emit`."""
 
     def __init__(
         self,
-        run: Callable[[Any, int], None],
+        emit: Callable[[Op], None],
         kv: KvPlanes,
         windows: Sequence[int | None],
         segments: Sequence[Segment],
         room: Tensor,
     ) -> None:
-        self._run = run
+        self._emit = emit
         self._kv = kv
         self._windows = windows
         self._room = room
-        starts = [start for segment in segments for start in segment.table.starts]
-        self._starts = (c_int64 * len(starts))(*starts)
-        self._segments = (native.Segment * len(segments))()
-        address = addressof(self._starts)
-        for segment, entry in zip(segments, self._segments, strict=True):
-            entry.first, entry.count, entry.start = segment.first, segment.count, segment.start
-            entry.starts, entry.span = address, segment.table.span
-            address += 8 * len(segment.table.starts)
+        self._table = SegmentTable(segments)
 
     def run(self, layer: int, queries: Tensor, out: Tensor) -> None:
         planes = self._kv.layers[layer]
@@ -47,9 +39,9 @@ class NativeAttention:
             queries.data_ptr(),
             planes.data_ptr(),
             out.data_ptr(),
-            addressof(self._segments),
+            self._table.address,
             self._room.data_ptr(),
-            len(self._segments),
+            self._table.count,
             kv_heads,
             heads // kv_heads,
             width,
@@ -60,4 +52,4 @@ class NativeAttention:
             1 / math.sqrt(width),
             0.0,
         )
-        self._run(byref(op), 1)
+        self._emit(op)

@@ -69,7 +69,7 @@ class Norm(Structure):
 
 
 class Add(Structure):
-    _fields_ = _fields("x residual", "count")
+    _fields_ = _fields("x residual", "rows width")
 
 
 class Angles(Structure):
@@ -82,17 +82,6 @@ class Rotary(Structure):
 
 class Store(Structure):
     _fields_ = _fields("x planes places", "rows width x_stride plane_stride")
-
-
-class Segment(Structure):
-    _fields_ = (
-        ("first", c_int64),
-        ("count", c_int64),
-        ("start", c_int64),
-        ("starts", c_void_p),
-        ("span", c_int64),
-        ("tasks_before", c_int64),
-    )
 
 
 class Attention(Structure):
@@ -151,12 +140,15 @@ class Library:
         loaded.ellm_threads.restype = None
         loaded.ellm_run.argtypes = (c_int, POINTER(Op), c_int64)
         loaded.ellm_run.restype = None
+        loaded.ellm_replay.argtypes = (c_int, POINTER(Op), c_int64, c_int64, c_void_p, c_int64)
+        loaded.ellm_replay.restype = None
         loaded.ellm_pack.argtypes = (c_void_p, c_int64, c_int64, c_int32, c_void_p)
         loaded.ellm_pack.restype = None
         loaded.ellm_attention_room.argtypes = (c_int64,) * 4
         loaded.ellm_attention_room.restype = c_int64
         self.levels = tuple(loaded.ellm_levels().decode().split(","))
         self.run = loaded.ellm_run
+        self.replay = loaded.ellm_replay
         self.pack = loaded.ellm_pack
         self.attention_room = loaded.ellm_attention_room
         self.threads = loaded.ellm_threads

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import byref
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +12,9 @@ from torch import Tensor
 from ellm.core.plan import StepShape
 from ellm.kernels.cpu import library as native
 from ellm.kernels.cpu.attention import NativeAttention
-from ellm.kernels.cpu.library import DTYPES, Kind, Library, operation
+from ellm.kernels.cpu.library import DTYPES, Kind, Library, Op, operation
+from ellm.kernels.cpu.tape import Tape
+from ellm.kernels.heights import height
 from ellm.kernels.ops import Activation, AttentionPlan, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.scratch import Scratch
 
@@ -44,10 +45,25 @@ class NativeOps:
         self._library = library
         level = level or library.levels[0]
         self.name = f"native {level}"
-        self._run = partial(library.run, library.levels.index(level))
+        self._level = library.levels.index(level)
+        self._recorded: list[Op] | None = None
 
     def padded(self, rows: int) -> int:
-        return rows
+        return height(rows)
+
+    def trace(self, work: Callable[[], None]) -> Tape:
+        self._recorded = []
+        try:
+            work()
+            return Tape(self._library, self._level, self._recorded)
+        finally:
+            self._recorded = None
+
+    def _emit(self, op: Op) -> None:
+        if self._recorded is None:
+            self._library.run(self._level, byref(op), 1)
+        else:
+            self._recorded.append(op)
 
     def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Room:
         group = dims.heads // max(dims.kv_heads, 1)
@@ -77,7 +93,7 @@ class NativeOps:
             out.stride(0),
             x.shape[0],
         )
-        self._run(byref(op), 1)
+        self._emit(op)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, temp: Temp) -> None:
         self._norm(x, weight, None, eps, out)
@@ -106,12 +122,12 @@ class NativeOps:
             out.stride(1) if out.dim() == 3 else 0,
             eps,
         )
-        self._run(byref(op), 1)
+        self._emit(op)
 
     def add(self, x: Tensor, residual: Tensor) -> None:
         op = operation(Kind.ADD, x)
-        op.of.add = native.Add(x.data_ptr(), residual.data_ptr(), x.numel())
-        self._run(byref(op), 1)
+        op.of.add = native.Add(x.data_ptr(), residual.data_ptr(), len(x), x.shape[1])
+        self._emit(op)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
         op = operation(Kind.LINEAR, x)
@@ -126,10 +142,16 @@ class NativeOps:
             x.stride(0),
             out.stride(0),
         )
-        self._run(byref(op), 1)
+        self._emit(op)
 
     def angles(
-        self, positions: Tensor, frequencies: Tensor, scale: float, cos: Tensor, sin: Tensor
+        self,
+        positions: Tensor,
+        frequencies: Tensor,
+        scale: float,
+        cos: Tensor,
+        sin: Tensor,
+        temp: Temp,
     ) -> None:
         op = operation(Kind.ANGLES, cos)
         op.of.angles = native.Angles(
@@ -141,7 +163,7 @@ class NativeOps:
             len(frequencies),
             scale,
         )
-        self._run(byref(op), 1)
+        self._emit(op)
 
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
         op = operation(Kind.ROTARY, x)
@@ -155,7 +177,7 @@ class NativeOps:
             x.stride(0),
             x.stride(1),
         )
-        self._run(byref(op), 1)
+        self._emit(op)
 
     def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
         op = operation(Kind.STORE, kv)
@@ -169,13 +191,13 @@ class NativeOps:
             kv.stride(0),
             planes.stride(0),
         )
-        self._run(byref(op), 1)
+        self._emit(op)
 
     def plan_attention(
         self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
     ) -> AttentionPlan:
         assert isinstance(temp, Room)
-        return NativeAttention(self._run, kv, windows, segments, temp.attention)
+        return NativeAttention(self._emit, kv, windows, segments, temp.attention)
 
     def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
         op = operation(Kind.ACTIVATE, x)
@@ -189,7 +211,7 @@ class NativeOps:
             _ACTIVATIONS[activation],
             gated,
         )
-        self._run(byref(op), 1)
+        self._emit(op)
 
 
 def _address(tensor: Tensor | None) -> int | None:
