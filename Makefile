@@ -14,7 +14,7 @@ PORT ?= 8000
 BENCHMARKS := engine elastic-throughput slo layouts sharing multi-model gmlake overhead tier-io \
 	fragmentation
 
-.PHONY: help install serve test test-null check format bench
+.PHONY: help install serve test test-null check sanitize format bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -43,6 +43,13 @@ check: $(STAMP)  ## format, lint, types, import contracts, size budget
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/size_budget.py
+
+sanitize: $(STAMP)  ## native kernels under the address and undefined-behaviour sanitizers
+	cmake -S native -B build/sanitized -DELLM_SANITIZE=ON -DCMAKE_BUILD_TYPE=None
+	cmake --build build/sanitized --parallel 2
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest --native build/sanitized \
+		tests/cpu/test_ops.py tests/cpu/test_attention.py tests/cpu/test_native_attention.py
 
 format: $(STAMP)  ## rewrite the sources in the house style
 	$(BIN)/ruff format .

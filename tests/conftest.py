@@ -22,6 +22,17 @@ settings.register_profile("house-ci", settings.get_profile("house"), derandomize
 settings.load_profile("house-ci" if os.environ.get("CI") else "house")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--native", help="the folder of another build of the native library")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if folder := config.getoption("--native"):
+        import ellm.kernels.cpu as home
+
+        home.__path__.insert(0, folder)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its folder; skip what needs a device that is not here."""
     root = Path(__file__).parent
