@@ -36,6 +36,21 @@ class Streams:
     def synchronisations(self) -> int:
         return sum(len(nodes) for nodes in self.waits)
 
+    @classmethod
+    def single(cls, count: int) -> Streams:
+        """Everything in one stream, in order."""
+        return cls((0,) * count, ((),) * count)
+
+    def after(self) -> tuple[int, ...]:
+        """For each node, all that surely begin after it has ended: a set of bits."""
+        edges = [(before, node) for node, waits in enumerate(self.waits) for before in waits]
+        last: dict[int, int] = {}
+        for node, stream in enumerate(self.stream):
+            if stream in last:
+                edges.append((last[stream], node))
+            last[stream] = node
+        return Dag.of(len(self.stream), edges).reachable()
+
 
 def assign(graph: Dag) -> Streams:
     """Streams for all nodes, node order within each; stream 0 has node 0."""
