@@ -75,6 +75,9 @@ void fit(ellm_op &op, int64_t rows, ellm_segment *segments, int64_t segment_coun
     case ELLM_EMBED:
       op.select.rows = rows;
       return;
+    case ELLM_ARGMAX:
+      op.argmax.rows = rows;
+      return;
   }
 }
 

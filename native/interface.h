@@ -27,6 +27,7 @@ enum ellm_kind {
   ELLM_ACTIVATE,
   ELLM_SELECT,
   ELLM_EMBED,
+  ELLM_ARGMAX,
 };
 
 // out[r] = x[r] @ weight.T + bias
@@ -110,6 +111,13 @@ struct ellm_select {
   int64_t rows, width, x_stride, out_stride, total;
 };
 
+// The first of the largest in each row; -1 for a row with a NaN, or with an infinity at the top.
+struct ellm_argmax {
+  const void *x;
+  int64_t *out;
+  int64_t rows, width, x_stride;
+};
+
 struct ellm_op {
   int32_t kind, dtype;
   union {
@@ -122,6 +130,7 @@ struct ellm_op {
     struct ellm_attention attention;
     struct ellm_activate activate;
     struct ellm_select select;
+    struct ellm_argmax argmax;
   };
 };
 

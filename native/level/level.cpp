@@ -31,6 +31,8 @@ static void run(const ellm_op &op) {
       return select<T>(op.select);
     case ELLM_EMBED:
       return embed<T>(op.select);
+    case ELLM_ARGMAX:
+      return argmax<T>(op.argmax);
   }
 }
 

@@ -120,7 +120,7 @@ class Device:
         self._room = aligned(16 << 20)
         self.workspace = Workspace(self._room.data_ptr(), len(self._room))
         self.recorder = Recorder()
-        sampler = Sampler(self.spec.vocab_size, self.workspace) if samples else self.recorder
+        sampler = Sampler(self.spec.vocab_size, self.workspace, ops) if samples else self.recorder
         self.runner = Runner(self.spec, weights, self.arena.arena, self.workspace, ops, sampler)
 
     def step(

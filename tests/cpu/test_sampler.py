@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from device_half import ops_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,6 +26,7 @@ from ellm.runtime.uniform import uniform
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
 
 VOCAB = 24
+OPS = ops_for(torch.float32)
 
 
 class Room:
@@ -49,7 +51,7 @@ def task(seed: int = 0, prompt: list[int] | None = None, **fields: object) -> Sa
 
 
 def tokens(room: Room, logits: Tensor, tasks: list[SamplingTask]) -> list[int]:
-    sampler = Sampler(logits.shape[-1], room.workspace)
+    sampler = Sampler(logits.shape[-1], room.workspace, OPS)
     return [token for token, _ in sampler.sample(logits.clone(), tasks)]
 
 
@@ -145,7 +147,7 @@ def test_company_changes_nothing(room: Room, data: st.DataObject) -> None:
         },
     )
     tasks = [task(data.draw(st.integers(0, 2**63)), **data.draw(fields)) for _ in range(rows)]
-    sampler = Sampler(vocab, room.workspace)
+    sampler = Sampler(vocab, room.workspace, OPS)
     together = sampler.sample(logits.clone(), tasks)
     alone = [sampler.sample(logits[i : i + 1].clone(), [tasks[i]])[0] for i in range(rows)]
     assert together == alone
@@ -204,7 +206,7 @@ def test_broken_rows_spoil_only_themselves(room: Room, fields: dict[str, object]
         ]
     )
     tasks = [task(1, logprobs=2, repetition_penalty=1e-3, **fields) for _ in range(6)]
-    results = Sampler(4, room.workspace).sample(logits, tasks)
+    results = Sampler(4, room.workspace, OPS).sample(logits, tasks)
     assert [token for token, _ in results] == [1, 0, 0, 0, 3, 0]
     for _, report in results:
         assert report is not None
@@ -223,7 +225,7 @@ def test_logprobs_are_of_the_raw_distribution(room: Room) -> None:
         task(2, temperature=2.0, logprobs=0),
         task(3, temperature=2.0),
     ]
-    results = Sampler(50, room.workspace).sample(logits.clone(), tasks)
+    results = Sampler(50, room.workspace, OPS).sample(logits.clone(), tasks)
     raw = logits.log_softmax(-1)
     for row in (0, 1):
         token, report = results[row]
@@ -242,7 +244,7 @@ def test_logprobs_are_of_the_raw_distribution(room: Room) -> None:
 
 
 def test_more_logprobs_than_tokens_exist(room: Room) -> None:
-    _, report = Sampler(4, room.workspace).sample(torch.zeros(1, 4), [task(logprobs=20)])[0]
+    _, report = Sampler(4, room.workspace, OPS).sample(torch.zeros(1, 4), [task(logprobs=20)])[0]
     assert report is not None
     assert len(report.top) == 4
 
@@ -252,7 +254,7 @@ def test_score_equals_log_softmax(room: Room, vocab: int) -> None:
     logits = torch.randn(5, vocab, generator=torch.Generator().manual_seed(1)).bfloat16()
     targets = [0, 5, 29, 1, 2]
     raw = logits.float().log_softmax(-1)
-    for row, score in enumerate(Sampler(vocab, room.workspace).score(logits, targets, 3)):
+    for row, score in enumerate(Sampler(vocab, room.workspace, OPS).score(logits, targets, 3)):
         assert score.token == targets[row]
         assert score.logprob == pytest.approx(float(raw[row, targets[row]]), abs=1e-5)
         assert score.rank == int((raw[row] > raw[row, targets[row]]).sum()) + 1

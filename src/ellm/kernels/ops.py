@@ -188,6 +188,13 @@ class Ops(Protocol):
         """Prepare a step; `windows` has an entry for each layer."""
         ...
 
+    def argmax(self, x: Tensor, out: Tensor) -> None:
+        """The first of the largest in each row of [R, width], into int64 [R].
+
+        -1 for a row that has a NaN, or whose largest is infinite.
+        """
+        ...
+
     def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
         """act(x), or act(first half of x) × second half; x may be overwritten."""
         ...

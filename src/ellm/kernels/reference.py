@@ -130,6 +130,11 @@ class ReferenceOps:
         assert isinstance(temp, Room)
         return SdpaPlan(kv, windows, segments, temp.masks, temp.gathered)
 
+    def argmax(self, x: Tensor, out: Tensor) -> None:
+        # max takes a quarter of the time of argmax in bfloat16, and gives the first of equals too.
+        peaks, ids = x.max(-1)
+        out.copy_(ids.masked_fill_(torch.isfinite(peaks).logical_not_(), -1))
+
     def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
         gate, up = x.chunk(2, dim=-1) if gated else (x, None)
         match activation:

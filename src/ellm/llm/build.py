@@ -149,7 +149,7 @@ class Resident:
             name=self._name,
         )
         workspace = Workspace(parts.workspace.address, parts.workspace.capacity, house.device)
-        sampler = Sampler(plan.spec.vocab_size, workspace)
+        sampler = Sampler(plan.spec.vocab_size, workspace, self._ops)
         runner = Runner(plan.spec, views, parts.kv.arena, workspace, self._ops, sampler)
         limits = plan.limits
         if plan.args.max_model_len == 0:

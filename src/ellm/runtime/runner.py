@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,6 +13,7 @@ from ellm.core.executor import Ferry
 from ellm.core.layers import KvArena
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
+from ellm.kernels.heights import height
 from ellm.kernels.ops import KvPlanes, Ops, Program
 from ellm.kernels.scratch import Scratch, scope
 from ellm.models.decoder import Buffers, Decoder, Inputs
@@ -43,6 +45,27 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Where a shape's tensors are, and how the workspace stands once they are taken."""
+
+    inputs: Tensor
+    buffers: Buffers
+    mark: int
+    peak: int
+
+
+def _rounded(shape: StepShape) -> StepShape:
+    """A shape that is at least as large in every respect, of which there are few."""
+    return StepShape(
+        height(shape.tokens),
+        height(min(shape.logit_rows, LOGIT_BLOCK)),
+        height(shape.longest_query),
+        height(shape.longest_kv),
+        shape.gathers,
+    )
+
+
 class Runner:
     """core.executor.Executor on PyTorch.
 
@@ -67,19 +90,20 @@ class Runner:
         self._kv = kv_planes(arena, spec.num_layers, weights.embed.dtype, weights.embed.device)
         self._on_gpu = weights.embed.device.type == "cuda"
         self._counted: dict[StepShape, int] = {}
+        self._taken: dict[StepShape, _Taken] = {}
         self._programs: dict[tuple[int, ...], Program] = {}
 
     def activation_bytes(self, shape: StepShape) -> int:
         """Exact for a step that samples; what scoring leaves of the sampler's room is unused."""
+        shape = _rounded(shape)
         known = self._counted.get(shape)
         if known is None:
             counter = WorkspaceCounter()
             take_inputs(counter, shape)
             self._decoder.take(counter, shape)
             if shape.logit_rows:
-                rows = min(shape.logit_rows, LOGIT_BLOCK)
-                self._take_logits(counter, rows)
-                sampling.Buffers.take(counter, rows, self._vocab_size)
+                self._take_logits(counter, shape.logit_rows)
+                sampling.Buffers.take(counter, shape.logit_rows, self._vocab_size)
             if len(self._counted) >= _REMEMBERED_SHAPES:
                 self._counted.clear()
             known = self._counted[shape] = counter.peak
@@ -87,11 +111,10 @@ class Runner:
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
-        self._workspace.reset()
         if ferry is not None and self._on_gpu:
             ferry = OrderedFerry(ferry)
-        inputs = fill_inputs(plan, take_inputs(self._workspace, plan.shape))
-        buffers = self._decoder.take(self._workspace, plan.shape)
+        room, buffers = self._take(_rounded(plan.shape))
+        inputs = fill_inputs(plan, room)
         self._forward(inputs, buffers, ferry)
         firsts = [segment.first for segment in inputs.segments]
         chosen = self._sample(plan.steps, firsts, buffers)
@@ -101,6 +124,21 @@ class Runner:
             scores = self._score(step, first, buffers)
             results.append(SequenceResult(step.seq_id, token, logprobs, scores))
         return StepResult(tuple(results))
+
+    def _take(self, shape: StepShape) -> tuple[Tensor, Buffers]:
+        """Room for inputs and buffers; the workspace is left as the decoder leaves it."""
+        workspace = self._workspace
+        known = self._taken.get(shape)
+        if known is not None:
+            workspace.restore(known.mark, known.peak)
+            return known.inputs, known.buffers
+        workspace.reset()
+        inputs = take_inputs(workspace, shape)
+        buffers = self._decoder.take(workspace, shape)
+        if len(self._taken) >= _REMEMBERED_SHAPES:
+            self._taken.clear()
+        self._taken[shape] = _Taken(inputs, buffers, workspace.mark(), workspace.peak)
+        return inputs, buffers
 
     def _forward(self, inputs: Inputs, buffers: Buffers, ferry: Ferry | None) -> None:
         """Run all layers: as recorded, where the backend can record and no layer is ferried."""
@@ -170,11 +208,11 @@ class Runner:
         return logits[: len(rows)]
 
     def _take_logits(self, scratch: Scratch, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        dtype, height = self._decoder.dtype, self._ops.padded(rows)
+        dtype, rows = self._decoder.dtype, self._ops.padded(rows)
         return (
-            scratch.take((height,), torch.int64),
-            scratch.take((height, self._decoder.spec.hidden_size), dtype),
-            scratch.take((height, self._vocab_size), dtype),
+            scratch.take((rows,), torch.int64),
+            scratch.take((rows, self._decoder.spec.hidden_size), dtype),
+            scratch.take((rows, self._vocab_size), dtype),
         )
 
 

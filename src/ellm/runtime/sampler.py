@@ -27,6 +27,8 @@ from torch import Tensor
 from ellm.core.plan import SamplingTask
 from ellm.core.result import TokenLogprobs
 from ellm.core.sampling import MAX_LOGPROBS, SamplingParams
+from ellm.kernels.heights import height
+from ellm.kernels.ops import Ops
 from ellm.kernels.scratch import Scratch, scope
 from ellm.runtime.uniform import uniform
 
@@ -46,6 +48,7 @@ class Buffers:
     mask              [B, V] bool
     top, top_ids      [B, K] float32 and int64
     ranked, order     [V]    float32 and int64: one whole row, sorted
+    ids               [R]    int64: a token for every row, not only of a block
     """
 
     work: Tensor
@@ -56,6 +59,7 @@ class Buffers:
     top_ids: Tensor
     ranked: Tensor
     order: Tensor
+    ids: Tensor
 
     @classmethod
     def take(cls, scratch: Scratch, rows: int, vocab_size: int) -> Buffers:
@@ -71,6 +75,7 @@ class Buffers:
             top_ids=scratch.take(few, torch.int64),
             ranked=scratch.take((vocab_size,), torch.float32),
             order=scratch.take((vocab_size,), torch.int64),
+            ids=scratch.take((rows,), torch.int64),
         )
 
     def of(self, rows: int) -> Buffers:
@@ -84,6 +89,7 @@ class Buffers:
             self.top_ids[:rows],
             self.ranked,
             self.order,
+            self.ids,
         )
 
 
@@ -95,9 +101,10 @@ def block_rows(vocab_size: int) -> int:
 class Sampler:
     """Stateless between calls; all its room is `Buffers.take(workspace, rows, vocab_size)`."""
 
-    def __init__(self, vocab_size: int, workspace: Scratch) -> None:
+    def __init__(self, vocab_size: int, workspace: Scratch, ops: Ops) -> None:
         self._vocab_size = vocab_size
         self._workspace = workspace
+        self._ops = ops
 
     def sample(
         self, logits: Tensor, tasks: Sequence[SamplingTask]
@@ -115,9 +122,9 @@ class Sampler:
         )
         results: list[tuple[int, TokenLogprobs | None]] = [(0, None)] * len(tasks)
         with scope(self._workspace) as scratch:
-            buffers = Buffers.take(scratch, len(tasks), self._vocab_size)
+            buffers = Buffers.take(scratch, height(len(tasks)), self._vocab_size)
             if any(plain):
-                results = [(token, None) for token in _argmax(logits, buffers)]
+                results = [(token, None) for token in self._argmax(logits, buffers)]
             size = block_rows(self._vocab_size)
             for kind in kinds:
                 for start in range(0, len(kind), size):
@@ -130,6 +137,18 @@ class Sampler:
                         results[row] = choice
         return results
 
+    def _argmax(self, logits: Tensor, buffers: Buffers) -> list[int]:
+        ids = buffers.ids[: len(logits)]
+        self._ops.argmax(logits, ids)
+        tokens: list[int] = ids.tolist()
+        for row, token in enumerate(tokens):
+            if token < 0:
+                work = buffers.work[:1]
+                work[0].copy_(logits[row])
+                _repair(work)
+                tokens[row] = int(work[0].argmax())
+        return tokens
+
     def score(self, logits: Tensor, targets: Sequence[int], top: int) -> list[TokenLogprobs]:
         """How likely `targets[i]` was in row i, and the `top` likeliest tokens of that row.
 
@@ -138,7 +157,7 @@ class Sampler:
         assert logits.shape == (len(targets), self._vocab_size), (logits.shape, len(targets))
         scores: list[TokenLogprobs] = []
         with scope(self._workspace) as scratch:
-            buffers = Buffers.take(scratch, len(targets), self._vocab_size)
+            buffers = Buffers.take(scratch, height(len(targets)), self._vocab_size)
             size = block_rows(self._vocab_size)
             for start in range(0, len(targets), size):
                 some = list(targets[start : start + size])
@@ -148,22 +167,6 @@ class Sampler:
                 torch.log_softmax(block.work, -1, out=block.raw)
                 scores += _report(block, some, [top] * len(some))
         return scores
-
-
-def _argmax(logits: Tensor, buffers: Buffers) -> list[int]:
-    tokens: list[int] = []
-    # max takes a quarter of the time of argmax in bfloat16, and gives the first of equals too.
-    peaks, ids = logits.max(-1)
-    for row, (token, sane) in enumerate(
-        zip(ids.tolist(), torch.isfinite(peaks).tolist(), strict=True)
-    ):
-        if not sane:
-            work = buffers.work[:1]
-            work[0].copy_(logits[row])
-            _repair(work)
-            token = int(work[0].argmax())
-        tokens.append(token)
-    return tokens
 
 
 def _choose(

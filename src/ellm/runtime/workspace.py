@@ -97,6 +97,11 @@ class Workspace:
         assert 0 <= mark <= self._top, (mark, self._top)
         self._top = mark
 
+    def restore(self, mark: int, peak: int) -> None:
+        """The stack as it was after the same takes, without taking again."""
+        assert 0 <= mark <= peak <= self.capacity, (mark, peak, self.capacity)
+        self._top, self.peak = mark, peak
+
     def reset(self) -> None:
         """An empty stack, and a peak that counts from now."""
         self._top = self.peak = 0

@@ -45,6 +45,7 @@ class Kind(IntEnum):
     ACTIVATE = 7
     SELECT = 8
     EMBED = 9
+    ARGMAX = 10
 
 
 def _fields(pointers: str, numbers: str, doubles: str = "") -> list[tuple[str, type]]:
@@ -100,6 +101,10 @@ class Select(Structure):
     _fields_ = _fields("x out places", "rows width x_stride out_stride total")
 
 
+class Argmax(Structure):
+    _fields_ = _fields("x out", "rows width x_stride")
+
+
 class _Any(Union):
     _fields_ = (
         ("linear", Linear),
@@ -111,6 +116,7 @@ class _Any(Union):
         ("attention", Attention),
         ("activate", Activate),
         ("select", Select),
+        ("argmax", Argmax),
     )
 
 

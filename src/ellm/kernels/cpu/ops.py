@@ -199,6 +199,11 @@ class NativeOps:
         assert isinstance(temp, Room)
         return NativeAttention(self._emit, kv, windows, segments, temp.attention)
 
+    def argmax(self, x: Tensor, out: Tensor) -> None:
+        op = operation(Kind.ARGMAX, x)
+        op.of.argmax = native.Argmax(x.data_ptr(), out.data_ptr(), *x.shape, x.stride(0))
+        self._emit(op)
+
     def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
         op = operation(Kind.ACTIVATE, x)
         op.of.activate = native.Activate(
