@@ -56,11 +56,17 @@ void Threads::run(int tasks, Work work, const void *context) {
   work_ = work;
   context_ = context;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  turn_.fetch_add(1, std::memory_order_release);
+  open_ = true;
+  turn_.fetch_add(1);
   turn_.notify_all();
   work_off(0);
-  while (busy_.load(std::memory_order_acquire) != 0) pause();
+  // Whoever has not begun by now has nothing to do, and nobody waits for it to wake up: it either
+  // sees that the work is over, or is seen here.
+  open_ = false;
+  for (int spin = 0; active_ != 0; ++spin) {
+    pause();
+    if (spin > kSpins) std::this_thread::yield();
+  }
 }
 
 void Threads::work_off(int thread) {
@@ -76,10 +82,11 @@ void Threads::serve(int thread, unsigned seen) {
     for (int spin = 0; turn_.load(std::memory_order_acquire) == seen && spin < kSpins; ++spin)
       pause();
     turn_.wait(seen, std::memory_order_acquire);
-    ++seen;
+    seen = turn_.load(std::memory_order_acquire);
     if (stopping_) return;
-    work_off(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    ++active_;
+    if (open_) work_off(thread);
+    --active_;
   }
 }
 

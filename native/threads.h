@@ -35,8 +35,10 @@ class Threads {
 
   std::mutex mutex_;
   std::vector<std::thread> workers_;
-  std::atomic<unsigned> turn_{0};  // of the present work, or of the end
-  std::atomic<int> next_{0}, busy_{0};
+  std::atomic<unsigned> turn_{0};  // changes when there is something to look at
+  std::atomic<int> next_{0};       // the first task that nobody has begun
+  std::atomic<int> active_{0};     // workers that look at the present work
+  std::atomic<bool> open_{false};  // whether there is any
   std::atomic<bool> stopping_{false};
   int tasks_ = 0;
   Work work_ = nullptr;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from worker import ENGINES
+from worker import ENGINES, PEERS
 
 from harness.options import parser
 from harness.random_llama import LLAMA_168M
@@ -20,6 +21,7 @@ from harness.rounds import alternate
 from harness.worker import Worker
 
 HERE = Path(__file__).resolve().parent
+PEERS_HOME = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache/peers"))
 CONCURRENCY = 16
 BASELINE = "transformers"
 # Measured in the first round only: at minutes a trial and far from the others, more says nothing.
@@ -31,13 +33,18 @@ FIGURES = {
 }
 
 
+def python_of(name: str) -> str:
+    """The interpreter that an engine runs in."""
+    return str(PEERS_HOME / name / "bin/python") if name in PEERS else sys.executable
+
+
 class Engine:
     """A worker process, loaded once; trials are tokens per second by figure."""
 
     def __init__(self, name: str, model: Path, threads: int) -> None:
         self.name = name
         opening = {"engine": name, "model": str(model), "threads": threads}
-        self._worker = Worker(HERE / "worker.py", opening)
+        self._worker = Worker(HERE / "worker.py", opening, python=python_of(name))
         self.load_seconds = self._worker.load_seconds
         self.peak_rss = self._worker.load_peak_rss
         self.trials: dict[str, list[float]] = defaultdict(list)
@@ -110,7 +117,8 @@ def table(run: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    asked = parser(__doc__ or "", HERE, list(ENGINES), rounds=5).parse_args()
+    peers = [name for name in PEERS if Path(python_of(name)).exists()]
+    asked = parser(__doc__ or "", HERE, [*ENGINES, *peers], rounds=5).parse_args()
     model = LLAMA_168M.cached()
     rng = random.Random(asked.seed)
     engines = []

@@ -94,14 +94,50 @@ def transformers_cb(model: str) -> Generate:
     return generate
 
 
+def vllm(model: str) -> Generate:
+    """vLLM's CPU engine, in this process; runs in an environment of its own."""
+    import os
+
+    os.environ |= {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model,
+        dtype="bfloat16",
+        max_model_len=4096,
+        max_num_seqs=32,
+        max_num_batched_tokens=4096,
+        enable_prefix_caching=False,
+        seed=0,
+    )
+
+    def generate(prompts: Prompts, n: int) -> int:
+        params = SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, detokenize=False)
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        answers = llm.generate(inputs, params, use_tqdm=False)
+        return sum(len(answer.outputs[0].token_ids) for answer in answers)
+
+    return generate
+
+
 ENGINES = {"ellm": ellm, "transformers": transformers, "transformers-cb": transformers_cb}
+# In environments of their own, where these are installed.
+PEERS = {"vllm": vllm}
 
 
 def load(opening: Json) -> Callable[[Json], Json]:
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = str(opening["threads"])
     import torch
 
     torch.set_num_threads(opening["threads"])
-    generate = ENGINES[opening["engine"]](opening["model"])
+    generate = (ENGINES | PEERS)[opening["engine"]](opening["model"])
 
     def answer(question: Json) -> Json:
         start = time.perf_counter()
