@@ -14,7 +14,7 @@ PORT ?= 8000
 BENCHMARKS := engine elastic-throughput slo layouts sharing multi-model gmlake overhead tier-io \
 	fragmentation
 
-.PHONY: help install serve test test-null check sanitize format bench
+.PHONY: help install serve test test-null check sanitize wheel format bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -50,6 +50,10 @@ sanitize: $(STAMP)  ## native kernels under the address and undefined-behaviour 
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest --native build/sanitized \
 		tests/cpu/test_ops.py tests/cpu/test_attention.py tests/cpu/test_native_attention.py
+
+wheel: $(STAMP)  ## dist/*.whl with the native library in it, for machines without a compiler
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 format: $(STAMP)  ## rewrite the sources in the house style
 	$(BIN)/ruff format .

@@ -23,10 +23,14 @@ std::vector<Level> runnable() {
   std::vector<Level> levels;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool v4 = __builtin_cpu_supports("x86-64-v4");
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
   if (v4 && __builtin_cpu_supports("avx512bf16")) levels.push_back({"avx512bf16", avx512bf16::run_one});
   if (v4) levels.push_back({"avx512", avx512::run_one});
-  if (__builtin_cpu_supports("x86-64-v3")) levels.push_back({"avx2", avx2::run_one});
+  if (v3) levels.push_back({"avx2", avx2::run_one});
 #endif
   levels.push_back({"portable", portable::run_one});
   return levels;
