@@ -1,8 +1,7 @@
 // The C interface, and the choice of a level.
 #include "interface.h"
 
-#include <string.h>
-
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -41,11 +40,16 @@ const std::vector<Level> &levels() {
   return found;
 }
 
-// [64 rows][words] to [words][band], by way of `room`.
-void pack_band(uint32_t *band, int64_t width, int64_t words, uint32_t *room) {
-  memcpy(room, band, width * words * 4);
-  for (int64_t k = 0; k < words; ++k)
-    for (int64_t n = 0; n < width; ++n) band[k * width + n] = room[n * words + k];
+// [width rows][words] to [words][width].  A line of every row at a time, so that what is written
+// stays in the cache until it is whole.
+void pack_band(uint32_t *band, int64_t width, int64_t words) {
+  constexpr int64_t kLine = 16;
+  const std::vector<uint32_t> rows(band, band + width * words);
+  for (int64_t first = 0; first < words; first += kLine) {
+    const int64_t last = std::min(words, first + kLine);
+    for (int64_t n = 0; n < width; ++n)
+      for (int64_t k = first; k < last; ++k) band[k * width + n] = rows[n * words + k];
+  }
 }
 
 void fit(ellm_op &op, int64_t rows, ellm_segment *segments, int64_t segment_count) {
@@ -90,6 +94,8 @@ void fit(ellm_op &op, int64_t rows, ellm_segment *segments, int64_t segment_coun
 
 using namespace ellm;
 
+int ellm_interface(void) { return ELLM_INTERFACE; }
+
 const char *ellm_levels(void) {
   static const std::string names = [] {
     std::string all;
@@ -112,16 +118,14 @@ void ellm_replay(int level, ellm_op *ops, int64_t count, int64_t rows, ellm_segm
   ellm_run(level, ops, count);
 }
 
-void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype, void *room) {
+void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype) {
   const int per_word = dtype == ELLM_BFLOAT16 ? 2 : 1;
   const Bands bands(rows, columns, per_word);
   const int64_t words = columns / per_word;
-  for (int64_t band = 0; band < bands.count(); ++band) {
+  Threads::shared().each(static_cast<int>(bands.count()), [&](int band, int) {
     const int64_t output = bands.first(band), width = bands.width(output);
-    if (width == 1) break;
-    pack_band(static_cast<uint32_t *>(weight) + output * words, width, words,
-              static_cast<uint32_t *>(room));
-  }
+    if (width > 1) pack_band(static_cast<uint32_t *>(weight) + output * words, width, words);
+  });
 }
 
 int64_t ellm_attention_room(int64_t kv_heads, int64_t group, int64_t width, int64_t longest) {

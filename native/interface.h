@@ -134,6 +134,9 @@ struct ellm_op {
   };
 };
 
+// Changes with this file: a caller who was written for another one must not go on.
+#define ELLM_INTERFACE 1
+ELLM_API int ellm_interface(void);
 // The instruction sets this library has kernels for and this machine can run, best first, by
 // commas.
 ELLM_API const char *ellm_levels(void);
@@ -144,8 +147,8 @@ ELLM_API void ellm_run(int level, const struct ellm_op *ops, int64_t count);
 // The same with `rows` rows in every operation, and these segments in attention.
 ELLM_API void ellm_replay(int level, struct ellm_op *ops, int64_t count, int64_t rows,
                           struct ellm_segment *segments, int64_t segment_count);
-// Rearranges a matrix in place; `room` has as many bytes as 64 rows.
-ELLM_API void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype, void *room);
+// Rearranges a matrix in place, by way of a copy of 64 of its rows for each thread.
+ELLM_API void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype);
 // Bytes that attention over sequences of at most `longest` tokens needs.
 ELLM_API int64_t ellm_attention_room(int64_t kv_heads, int64_t group, int64_t width, int64_t longest);
 

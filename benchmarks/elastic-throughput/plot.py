@@ -1,9 +1,10 @@
-"""Draw throughput.svg from the last run in results.jsonl, or in a file named as argument."""
+"""Draw throughput.svg from the last run over all lengths of each shape in results.jsonl."""
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def memory(axis: Any, run: Run, shape: str, length: int) -> None:
         trial
         for trial in run["trials"]
         if (trial["shape"], trial["input"], trial["round"]) == (shape, length, 0)
+        and "memory" in trial
     ]
     names = [trial["arm"] for trial in trials]
     left = [0.0] * len(trials)
@@ -68,12 +70,21 @@ def memory(axis: Any, run: Run, shape: str, length: int) -> None:
     axis.set_xlabel(f"GiB at {length / 1024:.3g}K of input")
 
 
+def latest(runs: Sequence[Run]) -> dict[str, Run]:
+    """For each shape the last run that has more than one length of it."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        for shape in run["budgets"]:
+            if len({t["input"] for t in run["trials"] if t["shape"] == shape}) > 1:
+                found[shape] = run
+    return found
+
+
 def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results.jsonl"
-    run = load(file)[-1]
-    shapes = list(run["budgets"])
-    figure, axes = panels(len(shapes), 3, width=12)
-    for row, shape in enumerate(shapes):
+    runs = latest(load(file))
+    figure, axes = panels(len(runs), 3, width=12)
+    for row, (shape, run) in enumerate(runs.items()):
         batch, speed, owners = axes[3 * row : 3 * row + 3]
         lengths = sorted({trial["input"] for trial in run["trials"] if trial["shape"] == shape})
         curves(batch, run, shape, "batch")

@@ -148,6 +148,7 @@ def main() -> None:
     known = [*ARMS, Arm(VLLM)] if VLLM_PYTHON.exists() else list(ARMS)
     options = parser(__doc__ or "", HERE, [arm.name for arm in known], rounds=2)
     options.add_argument("--shapes", default=",".join(SHAPES))
+    options.add_argument("--inputs", type=int, nargs="*", help="lengths other than a shape's own")
     options.add_argument("--parts", default="arms,ablations", help="which of the two to measure")
     asked = options.parse_args()
     shapes = QUICK if asked.quick else {name: SHAPES[name] for name in asked.shapes.split(",")}
@@ -156,7 +157,8 @@ def main() -> None:
     ablations: list[Trial] = []
     for name, shape in shapes.items():
         if "arms" in asked.parts:
-            questions = [saturated(shape, length) for length in shape.inputs]
+            lengths = asked.inputs or shape.inputs
+            questions = [saturated(shape, length) for length in lengths]
             trials += measure(name, shape, arms, questions, asked.rounds, asked.threads)
         if "ablations" in asked.parts:
             questions = [turnover(shape, length) for length in shape.ablated]

@@ -25,8 +25,11 @@ import torch
 from torch import Tensor
 
 import ellm.kernels.cpu as home
+from ellm.core.errors import ConfigError
 
 NAME = "_native.so"
+# ELLM_INTERFACE of the header that the structs below follow.
+INTERFACE = 1
 
 
 class Dtype(IntEnum):
@@ -141,6 +144,8 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
+        if loaded.ellm_interface() != INTERFACE:
+            raise ConfigError(f"{path} was built from other sources: run `make install` again")
         loaded.ellm_levels.restype = c_char_p
         loaded.ellm_threads.argtypes = (c_int,)
         loaded.ellm_threads.restype = None
@@ -148,7 +153,7 @@ class Library:
         loaded.ellm_run.restype = None
         loaded.ellm_replay.argtypes = (c_int, POINTER(Op), c_int64, c_int64, c_void_p, c_int64)
         loaded.ellm_replay.restype = None
-        loaded.ellm_pack.argtypes = (c_void_p, c_int64, c_int64, c_int32, c_void_p)
+        loaded.ellm_pack.argtypes = (c_void_p, c_int64, c_int64, c_int32)
         loaded.ellm_pack.restype = None
         loaded.ellm_attention_room.argtypes = (c_int64,) * 4
         loaded.ellm_attention_room.restype = c_int64

@@ -24,8 +24,6 @@ _ACTIVATIONS = {
     Activation.GELU_TANH: 2,
     Activation.RELU: 3,
 }
-# Rows of a matrix that packing puts aside at once.
-_BAND = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,7 @@ class NativeOps:
 
     def pack(self, weight: Tensor) -> None:
         rows, columns = weight.shape
-        room = torch.empty(_BAND * columns, dtype=weight.dtype)
-        self._library.pack(weight.data_ptr(), rows, columns, DTYPES[weight.dtype], room.data_ptr())
+        self._library.pack(weight.data_ptr(), rows, columns, DTYPES[weight.dtype])
 
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
         self._select(Kind.SELECT, x, rows, out)
