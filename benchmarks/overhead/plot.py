@@ -1,8 +1,9 @@
-"""Draw overhead.svg from the last run in results.jsonl, or in a file named as argument."""
+"""Draw overhead.svg from the last run of each load in results.jsonl, or in a file named as argument."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -10,16 +11,25 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from run import FIGURES
 
 from harness.plot import panels, save, styles
-from harness.results import load
+from harness.results import Run, Trial, load
 
 HERE = Path(__file__).resolve().parent
 TARGETS = {"tpot": 1.02, "ttft": 1.03}
 
 
+def latest(runs: Sequence[Run]) -> list[Trial]:
+    """The trials of each load in the last run that measured it."""
+    found: dict[str, list[Trial]] = {}
+    for run in runs:
+        for what in {trial["load"] for trial in run["trials"]}:
+            found[what] = [trial for trial in run["trials"] if trial["load"] == what]
+    return [trial for what in sorted(found) for trial in found[what]]
+
+
 def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results.jsonl"
-    run = load(file)[-1]
-    trials = run["trials"]
+    runs = load(file)
+    run, trials = runs[-1], latest(runs)
     loads = list(dict.fromkeys(trial["load"] for trial in trials))
     static = {(t["load"], t["round"]): t for t in trials if t["arm"] == "static"}
     figure, axes = panels(1, len(FIGURES), width=10)
@@ -40,7 +50,7 @@ def main() -> None:
         axis.invert_yaxis()
         axis.set_title(f"time {title}")
         axis.set_xlabel("elastic / static, in every round")
-    caption = f"low load, bf16, {run['threads']} threads, {run['rounds']} alternating rounds"
+    caption = f"low load, bf16, {run['threads']} threads, {run['rounds']} alternating rounds in the last run"
     save(figure, HERE / "overhead.svg", run, caption)
 
 

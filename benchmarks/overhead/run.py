@@ -124,9 +124,12 @@ def table(run: Run) -> str:
 
 
 def main() -> None:
-    asked = parser(__doc__ or "", HERE, [arm.name for arm in ARMS], rounds=10).parse_args()
+    options = parser(__doc__ or "", HERE, [arm.name for arm in ARMS], rounds=10)
+    options.add_argument("--models", default="ellm-base,llama-168m", help="comma-separated")
+    asked = options.parse_args()
     arms = [arm for arm in ARMS if arm.name in asked.arms]
-    loads = QUICK if asked.quick else LOADS
+    models = asked.models.split(",")
+    loads = [load for load in (QUICK if asked.quick else LOADS) if load.model in models]
     driver = {
         format_bytes(size): driver_calls.measure(size, 50 if asked.quick else 2000)
         for size in driver_calls.SIZES
