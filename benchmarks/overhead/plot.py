@@ -1,4 +1,4 @@
-"""Draw overhead.svg from the last run of each load in results.jsonl, or in a file named as argument."""
+"""Draw overhead.svg from the last run of each load in results.jsonl, or in a given file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def main() -> None:
         axis.invert_yaxis()
         axis.set_title(f"time {title}")
         axis.set_xlabel("elastic / static, in every round")
-    caption = f"low load, bf16, {run['threads']} threads, {run['rounds']} alternating rounds in the last run"
+    rounds = run["rounds"]
+    caption = f"low load, bf16, {run['threads']} threads, {rounds} rounds in the last run"
     save(figure, HERE / "overhead.svg", run, caption)
 
 
