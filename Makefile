@@ -12,7 +12,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 BENCHMARKS := engine elastic-throughput slo layouts sharing multi-model gmlake overhead tier-io \
-	fragmentation
+	fragmentation nimble
 
 .PHONY: help install serve test test-null check sanitize wheel format bench
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import traces
 from contenders import CONTENDERS, Played, play, smallest_device
 
+from harness.options import parser
 from harness.results import append
 
 HERE = Path(__file__).resolve().parent
@@ -100,16 +100,15 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", action="store_true", help="record the traces again")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=HERE / "results.jsonl")
-    asked = parser.parse_args()
+    options = parser(__doc__ or "", HERE, list(CONTENDERS), rounds=3)
+    options.add_argument("--record", action="store_true", help="record the traces again")
+    asked = options.parse_args()
     results = {}
     for name, path in recorded(asked.record, asked.seed).items():
         results[name] = measure(traces.load(path), asked.rounds)
         print(f"{name} played", file=sys.stderr)
+        if asked.quick:
+            break
     run = append(
         asked.output,
         seed=asked.seed,

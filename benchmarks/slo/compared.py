@@ -42,8 +42,8 @@ def _against(trials: Sequence[Trial], arm: str) -> list[str]:
         f"* {OURS} against {arm}: goodput {best['goodput'] / max(same['goodput'], 1e-9):.2f}x at "
         f"{best['rate']:g}/s, {best['goodput'] / other['goodput']:.2f}x best against best; "
         f"{ATTAINED:.0%} attained up to {ours:g}/s against {theirs:g}/s; p99 TTFT "
-        f"{base['ttft_p99'] / mine['ttft_p99']:.1f}x lower at {mine['rate']:g}/s, where "
-        f"throughput is {percent:.1f} % lower and {points:.1f} points more requests are met",
+        f"{base['ttft_p99']:.3g} s against our {mine['ttft_p99']:.3g} s at {mine['rate']:g}/s, "
+        f"where throughput is {percent:.1f} % lower and {points:.1f} points more requests are met",
     ]
 
 

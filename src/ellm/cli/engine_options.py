@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ellm.core.config import KvLayout, MemoryMode
-from ellm.core.units import parse_bytes, parse_count, parse_seconds
+from ellm.core.units import parse_bytes, parse_count, parse_objective
 from ellm.llm.args import EngineArgs
 
 
@@ -29,7 +29,7 @@ def _maybe(name: str, parser: Callable[[str], int], metavar: str, text: str) -> 
 
 def _objective(name: str, text: str) -> Any:
     return Annotated[
-        float | None, typer.Option(name, parser=parse_seconds, metavar="TIME", help=text)
+        float | None, typer.Option(name, parser=parse_objective, metavar="TIME", help=text)
     ]
 
 

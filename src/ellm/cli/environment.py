@@ -63,7 +63,8 @@ def _kernels() -> str:
     native = library()
     if native is None:
         return "PyTorch's: the package was built without a C++ compiler"
-    return f"native {native.levels[0]}" + "".join(f", {level}" for level in native.levels[1:])
+    best, *others = native.levels
+    return f"native {best} (this machine could also run {', '.join(others)})" if others else best
 
 
 def _version(package: str) -> str:

@@ -40,6 +40,13 @@ def parse_seconds(text: str | float) -> float:
     return float(match[1]) * _SECONDS[match[2].lower()]
 
 
+def parse_objective(text: str | float) -> float:
+    """Seconds in a time with its unit: a bare 50 might be either 50ms or 50s."""
+    if str(text).replace(".", "", 1).isdigit():
+        raise ConfigError(f"{text} of what? write {text}ms or {text}s")
+    return parse_seconds(text)
+
+
 def format_bytes(count: int) -> str:
     """`"1.5 GiB"`: three significant figures, binary units."""
     size = float(count)
