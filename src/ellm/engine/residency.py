@@ -301,7 +301,7 @@ class Residency:
         if weights.chunks > reach:
             size, room = (format_bytes(n * self._pool.chunk_bytes) for n in (weights.chunks, reach))
             reason = f"its weights take {size}, and it can never hold more than {room}"
-            remedy = f"give it more than {size} by --memory, or by ceilings and floors, if stated"
+            remedy = f"raise --memory above {size}, or the ceiling or floors that were stated"
             then(None, BudgetError(f"{reason}: {remedy}"))
             return
         self._claims.append(Claim(weights, self._clock.now(), then))
