@@ -1,4 +1,4 @@
-"""Draw throughput.svg from the last run over all lengths of each shape in results.jsonl."""
+"""Draw throughput.svg from the last run of each arm over all lengths of a shape."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from harness.plot import Style, lines, panels, save, styles
-from harness.results import Run, load, medians
+from harness.results import Run, Trial, load, medians
 
 HERE = Path(__file__).resolve().parent
+ORDER = ("elastic", "static", "static-chunked", "elastic-tier", "vLLM")
 OWNERS = ("weights", "activations", "kv", "free")
 LOOK = dict(
     zip(
@@ -29,12 +30,11 @@ LOOK = dict(
 )
 
 
-def curves(axis: Any, run: Run, shape: str, figure: str) -> None:
+def curves(axis: Any, trials: Sequence[Trial], figure: str) -> None:
     """A figure against the input length, a line for each arm."""
     series: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for (arm, name, length), value in medians(run["trials"], figure, ("shape", "input")).items():
-        if name == shape:
-            series[arm].append((length, value))
+    for (arm, length), value in medians(trials, figure, ("input",)).items():
+        series[arm].append((length, value))
     lines(axis, series, styles(list(series)))
     lengths = sorted({length for points in series.values() for length, _ in points})
     axis.set_xscale("log", base=2)
@@ -43,13 +43,12 @@ def curves(axis: Any, run: Run, shape: str, figure: str) -> None:
     axis.set_ylim(bottom=0)
 
 
-def memory(axis: Any, run: Run, shape: str, length: int) -> None:
+def memory(axis: Any, trials: Sequence[Trial], length: int) -> None:
     """Who held the budget, arm by arm, in the first round."""
     trials = [
         trial
-        for trial in run["trials"]
-        if (trial["shape"], trial["input"], trial["round"]) == (shape, length, 0)
-        and "memory" in trial
+        for trial in trials
+        if (trial["input"], trial["round"]) == (length, 0) and "memory" in trial
     ]
     names = [trial["arm"] for trial in trials]
     left = [0.0] * len(trials)
@@ -70,35 +69,41 @@ def memory(axis: Any, run: Run, shape: str, length: int) -> None:
     axis.set_xlabel(f"GiB at {length / 1024:.3g}K of input")
 
 
-def latest(runs: Sequence[Run]) -> dict[str, Run]:
-    """For each shape the last run that has more than one length of it."""
-    found: dict[str, Run] = {}
+def latest(runs: Sequence[Run]) -> dict[str, list[Trial]]:
+    """For each shape the trials of every arm in the last run that has several lengths of it."""
+    found: dict[str, dict[str, list[Trial]]] = defaultdict(dict)
     for run in runs:
-        for shape in run["budgets"]:
-            if len({t["input"] for t in run["trials"] if t["shape"] == shape}) > 1:
-                found[shape] = run
-    return found
+        for key in {(trial["shape"], trial["arm"]) for trial in run["trials"]}:
+            mine = [trial for trial in run["trials"] if (trial["shape"], trial["arm"]) == key]
+            if len({trial["input"] for trial in mine}) > 1:
+                found[key[0]][key[1]] = mine
+    return {
+        shape: [trial for arm in ORDER if arm in arms for trial in arms[arm]]
+        for shape, arms in found.items()
+    }
 
 
 def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results.jsonl"
-    runs = latest(load(file))
-    figure, axes = panels(len(runs), 3, width=12)
-    for row, (shape, run) in enumerate(runs.items()):
+    runs = load(file)
+    shapes = latest(runs)
+    budgets = {name: size for run in runs for name, size in run["budgets"].items()}
+    figure, axes = panels(len(shapes), 3, width=12)
+    for row, (shape, trials) in enumerate(shapes.items()):
         batch, speed, owners = axes[3 * row : 3 * row + 3]
-        lengths = sorted({trial["input"] for trial in run["trials"] if trial["shape"] == shape})
-        curves(batch, run, shape, "batch")
-        batch.set_title(f"{shape}, {run['budgets'][shape] / 2**30:.3g} GiB: sequences at once")
+        lengths = sorted({trial["input"] for trial in trials})
+        curves(batch, trials, "batch")
+        batch.set_title(f"{shape}, {budgets[shape] / 2**30:.3g} GiB: sequences at once")
         batch.set_yscale("log", base=2)
         batch.yaxis.set_major_formatter("{x:g}")
         batch.set_ylim(bottom=0.8)
-        curves(speed, run, shape, "tokens_per_second")
+        curves(speed, trials, "tokens_per_second")
         speed.set_title("decoded tokens/s")
-        memory(owners, run, shape, lengths[-2:][0])
+        memory(owners, trials, lengths[-2:][0])
     axes[0].legend(fontsize=7)
     axes[2].legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
-    caption = f"random weights, bf16, {run['threads']} threads, medians of {run['rounds']} rounds"
-    save(figure, HERE / "throughput.svg", run, caption)
+    caption = f"random weights, bf16, {runs[-1]['threads']} threads, medians of an arm's last run"
+    save(figure, HERE / "throughput.svg", runs[-1], caption)
 
 
 if __name__ == "__main__":
