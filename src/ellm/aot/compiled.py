@@ -117,6 +117,7 @@ def _fastest(
     seconds = _measured({1: single, most: several}, args, kwargs)
     if seconds[1] > WORTH * seconds[most]:
         return several, most, seconds
+    several.close()
     return single, 1, seconds
 
 

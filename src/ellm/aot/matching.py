@@ -7,7 +7,7 @@ Journal on Computing 2(4), 1973.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _FAR = 1 << 60
 
@@ -47,7 +47,7 @@ def _layers(
 
 def _augment(
     start: int,
-    untried: Sequence[object],
+    untried: Sequence[Iterator[int]],
     layers: list[int],
     left: list[int | None],
     right: dict[int, int],
@@ -56,7 +56,7 @@ def _augment(
     path: list[tuple[int, int]] = []
     node = start
     while True:
-        for candidate in untried[node]:  # type: ignore[attr-defined]
+        for candidate in untried[node]:
             owner = right.get(candidate)
             if owner is None:
                 path.append((node, candidate))

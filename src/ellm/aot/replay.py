@@ -49,7 +49,7 @@ class Lanes:
         self._lanes: list[list[int]] = [[] for _ in range(count)]
         for node, stream in enumerate(plan.streams.stream):
             self._lanes[stream % count].append(node)
-        self._jobs: list[SimpleQueue[_Run]] = [SimpleQueue() for _ in range(1, count)]
+        self._jobs: list[SimpleQueue[_Run | None]] = [SimpleQueue() for _ in range(1, count)]
         for lane, jobs in enumerate(self._jobs, 1):
             threading.Thread(target=self._serve, args=(lane, jobs), daemon=True).start()
 
@@ -64,9 +64,13 @@ class Lanes:
         if run.error is not None:
             raise run.error
 
-    def _serve(self, lane: int, jobs: SimpleQueue[_Run]) -> None:
-        while True:
-            run = jobs.get()
+    def close(self) -> None:
+        """End the threads."""
+        for jobs in self._jobs:
+            jobs.put(None)
+
+    def _serve(self, lane: int, jobs: SimpleQueue[_Run | None]) -> None:
+        while (run := jobs.get()) is not None:
             self._work(lane, run)
             run.ended(lane)
 
