@@ -128,8 +128,11 @@ void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype) {
   });
 }
 
-int64_t ellm_attention_room(int64_t kv_heads, int64_t group, int64_t width, int64_t longest) {
+int ellm_thread_count(void) { return Threads::shared().count(); }
+
+int64_t ellm_attention_room(int64_t threads, int64_t kv_heads, int64_t group, int64_t width,
+                            int64_t longest) {
   const AttentionRoom room{kv_heads, group, width};
-  const int64_t threads = Threads::shared().count(), splits = longest / kSplit + 1;
+  const int64_t splits = longest / kSplit + 1;
   return threads * room.thread() + (threads > 1 ? kv_heads * splits * room.state(group) : 0);
 }

@@ -90,7 +90,8 @@ struct ellm_attention {
   const void *planes;  // a layer's [arena rows, 2, kv_heads, width]
   void *out;
   struct ellm_segment *segments;
-  char *room;  // ellm_attention_room(...) bytes, aligned to 64
+  char *room;  // ellm_attention_room(threads, ...) bytes, aligned to 64
+  int64_t threads;  // no more than these compute, however many there are by now
   int64_t count, kv_heads, group, width, query_stride, out_stride, plane_stride;
   int64_t window;  // tokens that a query sees, itself one of them; 0 for all
   double scale, cap;  // cap 0 for none, else scores are cap × tanh(score / cap)
@@ -135,7 +136,7 @@ struct ellm_op {
 };
 
 // Changes with this file: a caller who was written for another one must not go on.
-#define ELLM_INTERFACE 1
+#define ELLM_INTERFACE 2
 ELLM_API int ellm_interface(void);
 // The instruction sets this library has kernels for and this machine can run, best first, by
 // commas.
@@ -149,8 +150,11 @@ ELLM_API void ellm_replay(int level, struct ellm_op *ops, int64_t count, int64_t
                           struct ellm_segment *segments, int64_t segment_count);
 // Rearranges a matrix in place, by way of a copy of 64 of its rows for each thread.
 ELLM_API void ellm_pack(void *weight, int64_t rows, int64_t columns, int32_t dtype);
+// How many threads compute now.
+ELLM_API int ellm_thread_count(void);
 // Bytes that attention over sequences of at most `longest` tokens needs.
-ELLM_API int64_t ellm_attention_room(int64_t kv_heads, int64_t group, int64_t width, int64_t longest);
+ELLM_API int64_t ellm_attention_room(int64_t threads, int64_t kv_heads, int64_t group,
+                                     int64_t width, int64_t longest);
 
 #ifdef __cplusplus
 }

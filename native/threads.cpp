@@ -46,13 +46,14 @@ void Threads::resize(int count) {
     workers_.emplace_back([this, thread, turn = turn_.load()] { serve(thread, turn); });
 }
 
-void Threads::run(int tasks, Work work, const void *context) {
+void Threads::run(int tasks, int limit, Work work, const void *context) {
   std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (tasks == 1 || !lock || workers_.empty()) {
     for (int task = 0; task < tasks; ++task) work(context, task, 0);
     return;
   }
   tasks_ = tasks;
+  limit_ = limit;
   work_ = work;
   context_ = context;
   next_.store(0, std::memory_order_relaxed);
@@ -85,7 +86,7 @@ void Threads::serve(int thread, unsigned seen) {
     seen = turn_.load(std::memory_order_acquire);
     if (stopping_) return;
     ++active_;
-    if (open_) work_off(thread);
+    if (open_ && thread < limit_) work_off(thread);
     --active_;
   }
 }

@@ -1,6 +1,8 @@
 // A few threads that wait for work in a loop, and in their sleep when there is none for long.
 #pragma once
 
+#include <limits.h>
+
 #include <atomic>
 #include <mutex>
 #include <thread>
@@ -18,14 +20,14 @@ class Threads {
   void resize(int count);
   int count() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls work(context, task, thread) for every task once; returns when all have ended.  Alone,
-  // if the others are busy for another caller.
-  void run(int tasks, Work work, const void *context);
+  // Calls work(context, task, thread) for every task once, with threads below `limit`; returns when
+  // all have ended.  Alone, if the others are busy for another caller.
+  void run(int tasks, int limit, Work work, const void *context);
 
   template <class F>
-  void each(int tasks, const F &work) {
+  void each(int tasks, const F &work, int limit = INT_MAX) {
     run(
-        tasks, [](const void *f, int task, int thread) { (*static_cast<const F *>(f))(task, thread); },
+        tasks, limit, [](const void *f, int task, int thread) { (*static_cast<const F *>(f))(task, thread); },
         &work);
   }
 
@@ -40,7 +42,7 @@ class Threads {
   std::atomic<int> active_{0};     // workers that look at the present work
   std::atomic<bool> open_{false};  // whether there is any
   std::atomic<bool> stopping_{false};
-  int tasks_ = 0;
+  int tasks_ = 0, limit_ = 0;
   Work work_ = nullptr;
   const void *context_ = nullptr;
 };

@@ -305,7 +305,7 @@ struct Attention {
     const ellm_segment &segment = op.segments[0];
     const int64_t first = reach(segment.start) / kSplit;
     const int64_t count = segment.start / kSplit + 1 - first;
-    char *states = op.room + Threads::shared().count() * room.thread();
+    char *states = op.room + op.threads * room.thread();
     const auto states_of = [&](int64_t task) {
       return state(states + task * room.state(op.group), op.group);
     };
@@ -316,7 +316,7 @@ struct Attention {
       const Block block = one(task % op.kv_heads, thread);
       gather(block);
       split(block, (first + task / op.kv_heads) * kSplit, block.room, states_of(task));
-    });
+    }, static_cast<int>(op.threads));
     for (int64_t head = 0; head < op.kv_heads; ++head) {
       const State whole = state(op.room + room.kernel(), op.group);
       clear(whole, op.group);
@@ -327,7 +327,7 @@ struct Attention {
   }
 
   void run() const {
-    if (op.count == 1 && op.segments[0].count == 1 && Threads::shared().count() > 1) {
+    if (op.count == 1 && op.segments[0].count == 1 && op.threads > 1) {
       in_splits();
       return;
     }
@@ -337,7 +337,8 @@ struct Attention {
       tasks += blocks(op.segments[i]) * shares(op.segments[i]);
     }
     Threads::shared().each(static_cast<int>(tasks),
-                           [&](int task, int thread) { all_splits(block(task, thread)); });
+                           [&](int task, int thread) { all_splits(block(task, thread)); },
+                           static_cast<int>(op.threads));
   }
 };
 

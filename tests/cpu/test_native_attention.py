@@ -17,6 +17,7 @@ from torch import Tensor
 from ellm.core.layers import KvTable
 from ellm.core.plan import StepShape
 from ellm.kernels.cpu.library import library
+from ellm.kernels.cpu.ops import NativeOps
 from ellm.kernels.ops import Dims, KvPlanes, Ops, Segment
 from ellm.runtime.workspace import Workspace
 
@@ -30,6 +31,14 @@ def threads() -> Iterator[None]:
     native = library()
     assert native is not None
     native.threads(torch.get_num_threads())
+
+
+def ops_on(name: str, count: int) -> Ops:
+    """Kernels of that level, on so many threads."""
+    native = library()
+    assert native is not None
+    native.threads(count)
+    return NativeOps(native, name)
 
 
 class Bed:
@@ -105,15 +114,13 @@ def test_long_sequences(
     count: int,
     seed: int,
 ) -> None:
-    native = library()
-    assert native is not None
-    native.threads(count)
+    ops = ops_on(name, count)
     bed = Bed([before + now for before, now in lengths], page, heads[0], width, dtype)
     total = sum(now for _, now in lengths)
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randn(total, heads[0] * heads[1], width, generator=generator).to(dtype)
     parts = [(index, before, now) for index, (before, now) in enumerate(lengths)]
-    found = bed.attend(NATIVE[name], queries, parts, window)
+    found = bed.attend(ops, queries, parts, window)
     first = 0
     for index, before, now in parts:
         mine = slice(first, first + now)
@@ -129,17 +136,14 @@ def test_a_query_has_one_answer_however_the_work_is_cut(
     name: str, dtype: torch.dtype, window: int | None
 ) -> None:
     """Bit for bit: alone or among others, in a prompt or decoding, on one thread or three."""
-    native = library()
-    assert native is not None
-    ops, length, other = NATIVE[name], 2100, 300
+    length, other = 2100, 300
     bed = Bed([length, other], 48, 2, 64, dtype)
     generator = torch.Generator().manual_seed(3)
     queries = torch.randn(length, 6, 64, generator=generator).to(dtype)
     beside = torch.randn(other, 6, 64, generator=generator).to(dtype)
-    native.threads(1)
-    whole = bed.attend(ops, queries, [(0, 0, length)], window)
+    whole = bed.attend(ops_on(name, 1), queries, [(0, 0, length)], window)
     for count in (1, 3):
-        native.threads(count)
+        ops = ops_on(name, count)
         both = bed.attend(
             ops, torch.cat([beside, queries]), [(1, 0, other), (0, 0, length)], window
         )
@@ -148,3 +152,25 @@ def test_a_query_has_one_answer_however_the_work_is_cut(
         for first, last in pairwise(cut):
             part = bed.attend(ops, queries[first:last], [(0, first, last - first)], window)
             assert torch.equal(part, whole[first:last]), (first, last, count)
+
+
+def test_threads_that_came_later_have_no_room_and_take_none(name: str) -> None:
+    """Another model of the process may set more: what lies behind the room stays as it was."""
+    ops, length = ops_on(name, 1), 1500
+    ops_on(name, 4)
+    bed = Bed([length, length], 64, 2, 64, torch.float32)
+    queries = torch.randn(2 * 400, 6, 64, generator=torch.Generator().manual_seed(5))
+    shape = StepShape(800, 0, 400, length, True)
+    dims = Dims(6 * 64, 6, 2, 64, 0, (None,), torch.float32)
+    memory = aligned(ROOM)
+    workspace = Workspace(memory.data_ptr(), ROOM)
+    temp = ops.temp(workspace, dims, shape)
+    segments = [Segment(400 * n, 400, length - 400, bed.tables[n]) for n in range(2)]
+    out = torch.empty_like(queries)
+    before = memory[workspace.peak :].clone()
+    ops.plan_attention(KvPlanes((bed.planes,)), [None], segments, temp).run(0, queries, out)
+    assert torch.equal(memory[workspace.peak :], before)
+    for n in range(2):
+        mine = slice(400 * n, 400 * (n + 1))
+        wanted = bed.wanted(queries[mine], n, length - 400, None)
+        torch.testing.assert_close(out[mine].double(), wanted, atol=2e-5, rtol=0)

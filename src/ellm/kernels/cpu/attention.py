@@ -23,11 +23,13 @@ class NativeAttention:
         windows: Sequence[int | None],
         segments: Sequence[Segment],
         room: Tensor,
+        threads: int,
     ) -> None:
         self._emit = emit
         self._kv = kv
         self._windows = windows
         self._room = room
+        self._threads = threads
         self._table = SegmentTable(segments)
 
     def run(self, layer: int, queries: Tensor, out: Tensor) -> None:
@@ -41,6 +43,7 @@ class NativeAttention:
             out.data_ptr(),
             self._table.address,
             self._room.data_ptr(),
+            self._threads,
             self._table.count,
             kv_heads,
             heads // kv_heads,

@@ -29,7 +29,7 @@ from ellm.core.errors import ConfigError
 
 NAME = "_native.so"
 # ELLM_INTERFACE of the header that the structs below follow.
-INTERFACE = 1
+INTERFACE = 2
 
 
 class Dtype(IntEnum):
@@ -91,7 +91,7 @@ class Store(Structure):
 class Attention(Structure):
     _fields_ = _fields(
         "queries planes out segments room",
-        "count kv_heads group width query_stride out_stride plane_stride window",
+        "threads count kv_heads group width query_stride out_stride plane_stride window",
         "scale cap",
     )
 
@@ -155,7 +155,7 @@ class Library:
         loaded.ellm_replay.restype = None
         loaded.ellm_pack.argtypes = (c_void_p, c_int64, c_int64, c_int32)
         loaded.ellm_pack.restype = None
-        loaded.ellm_attention_room.argtypes = (c_int64,) * 4
+        loaded.ellm_attention_room.argtypes = (c_int64,) * 5
         loaded.ellm_attention_room.restype = c_int64
         self.levels = tuple(loaded.ellm_levels().decode().split(","))
         self.run = loaded.ellm_run
@@ -163,6 +163,7 @@ class Library:
         self.pack = loaded.ellm_pack
         self.attention_room = loaded.ellm_attention_room
         self.threads = loaded.ellm_threads
+        self.thread_count = loaded.ellm_thread_count
 
 
 @cache

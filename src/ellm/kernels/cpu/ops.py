@@ -18,6 +18,8 @@ from ellm.kernels.heights import height
 from ellm.kernels.ops import Activation, AttentionPlan, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.scratch import Scratch
 
+# kWidest of native/attention_room.h.
+WIDEST_HEAD = 256
 _ACTIVATIONS = {
     Activation.SILU: 0,
     Activation.GELU: 1,
@@ -28,15 +30,16 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Room(Temp):
-    """What each thread of an attention kernel needs, uint8."""
+    """What each of so many threads of an attention kernel needs, uint8."""
 
     attention: Tensor
+    threads: int
 
 
 class NativeOps:
     """On the CPU, for float32 and bfloat16, with the instruction set `level` of the library.
 
-    Tensors are contiguous along their last axis; a head's width is even and at most 256.
+    Tensors are contiguous along their last axis.
     """
 
     def __init__(self, library: Library, level: str | None = None) -> None:
@@ -44,7 +47,14 @@ class NativeOps:
         level = level or library.levels[0]
         self.name = f"native {level}"
         self._level = library.levels.index(level)
+        # As many as there are now: room for more is not taken, whatever others set later.
+        self._threads = library.thread_count()
         self._recorded: list[Op] | None = None
+
+    @staticmethod
+    def computes(dtype: torch.dtype, head_dim: int) -> bool:
+        """Whether the library has kernels for this: it reads heads in pairs of bfloat16."""
+        return dtype in DTYPES and head_dim % 2 == 0 and head_dim <= WIDEST_HEAD
 
     def padded(self, rows: int) -> int:
         return height(rows)
@@ -65,8 +75,10 @@ class NativeOps:
 
     def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Room:
         group = dims.heads // max(dims.kv_heads, 1)
-        room = self._library.attention_room(dims.kv_heads, group, dims.head_dim, shape.longest_kv)
-        return Room(scratch.take((room,), torch.uint8))
+        room = self._library.attention_room(
+            self._threads, dims.kv_heads, group, dims.head_dim, shape.longest_kv
+        )
+        return Room(scratch.take((room,), torch.uint8), self._threads)
 
     def pack(self, weight: Tensor) -> None:
         rows, columns = weight.shape
@@ -194,7 +206,7 @@ class NativeOps:
         self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
     ) -> AttentionPlan:
         assert isinstance(temp, Room)
-        return NativeAttention(self._emit, kv, windows, segments, temp.attention)
+        return NativeAttention(self._emit, kv, windows, segments, temp.attention, temp.threads)
 
     def argmax(self, x: Tensor, out: Tensor) -> None:
         op = operation(Kind.ARGMAX, x)
