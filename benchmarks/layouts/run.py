@@ -70,7 +70,7 @@ QUICK = (Point(1, 1, 512), Point(8, 1, 2048), Point(1, 256, 512))
 
 def attention(bed: Bed, point: Point) -> Callable[[], None]:
     """One step's attention in all layers, through the op table."""
-    ops = choose_ops("cpu", torch.bfloat16)
+    ops = choose_ops("cpu", torch.bfloat16, WIDTH)
     dims = Dims(
         hidden=HEADS * WIDTH,
         heads=HEADS,

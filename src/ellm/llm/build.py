@@ -24,7 +24,7 @@ from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
 from ellm.engine.fit import longest_context
 from ellm.engine.weights import ModelWeights
-from ellm.kernels.cpu.library import DTYPES, library
+from ellm.kernels.cpu.library import library
 from ellm.kernels.cpu.ops import NativeOps
 from ellm.kernels.ops import Ops
 from ellm.kernels.reference import ReferenceOps
@@ -118,7 +118,7 @@ class Resident:
         self._blueprint = blueprint
         self._name = name
         self._progress = progress
-        self._ops = choose_ops(house.device, blueprint.dtype)
+        self._ops = choose_ops(house.device, blueprint.dtype, blueprint.spec.head_dim)
         self._views: Weights | None = None
         self._engine: Engine | None = None
         self._times: StepTimes | None = None
@@ -283,10 +283,12 @@ def prepare_device(device: str, threads: int | None) -> None:
         native.threads(torch.get_num_threads())
 
 
-def choose_ops(device: str, dtype: torch.dtype) -> Ops:
-    """The fastest op table there is for a dtype on a device."""
+def choose_ops(device: str, dtype: torch.dtype, head_dim: int) -> Ops:
+    """The fastest op table there is for heads of that width and a dtype, on a device."""
     native = library() if device == "cpu" else None
-    return ReferenceOps() if native is None or dtype not in DTYPES else NativeOps(native)
+    if native is None or not NativeOps.computes(dtype, head_dim):
+        return ReferenceOps()
+    return NativeOps(native)
 
 
 def _fence(driver: CudaDriver) -> Fence:
