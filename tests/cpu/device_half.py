@@ -130,7 +130,7 @@ class Device:
         shape, steps = StepShape(), []
         for sequence, tokens, start in parts:
             length = start + len(tokens)
-            task = None if score else SamplingTask(GREEDY, tokens, (), 0)
+            task = None if score else SamplingTask(GREEDY, tokens, len(tokens), 0)
             targets = tokens if score else ()
             table = self.arena.table(sequence, length)
             steps.append(SequenceStep(sequence, tokens, start, table, task, targets))

@@ -32,7 +32,7 @@ def plan(device: Device) -> StepPlan:
     steps, shape = [], StepShape()
     for sequence, tokens in PROMPTS.items():
         samples, scored = wants[sequence]
-        task = SamplingTask(GREEDY, tokens, (), 0) if samples else None
+        task = SamplingTask(GREEDY, tokens, len(tokens), 0) if samples else None
         table = device.arena.table(sequence, len(tokens))
         targets = tuple(tokens[1 : 1 + scored])
         steps.append(SequenceStep(sequence, tokens, 0, table, task, targets, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -43,11 +44,16 @@ def room() -> Room:
     return Room()
 
 
-def task(seed: int = 0, prompt: list[int] | None = None, **fields: object) -> SamplingTask:
-    output = fields.pop("output", [])
-    banned = fields.pop("banned", ())
-    params = SamplingParams(**fields)  # type: ignore[arg-type]
-    return SamplingTask(params, prompt or [1, 2, 3], output, seed, banned)  # type: ignore[arg-type]
+def task(
+    seed: int = 0,
+    prompt: Sequence[int] = (1, 2, 3),
+    output: Sequence[int] = (),
+    banned: Sequence[int] = (),
+    **fields: object,
+) -> SamplingTask:
+    least = len(output) + 1 if banned else 0
+    params = SamplingParams(min_tokens=least, **fields)  # type: ignore[arg-type]
+    return SamplingTask(params, [*prompt, *output], len(prompt), seed, banned)
 
 
 def tokens(room: Room, logits: Tensor, tasks: list[SamplingTask]) -> list[int]:

@@ -10,6 +10,7 @@ from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.engine import Engine
+from ellm.engine.housekeeper import AHEAD_STEPS
 from ellm.sim.replay import SimModel, simulated_engine
 
 CHUNK = 4 * KIB
@@ -22,7 +23,7 @@ MODEL = SimModel(
 
 
 def decoding(chunks: int) -> Engine:
-    """Two sequences of 64 tokens in a pool of so many chunks, and a step after their prompts."""
+    """Two sequences of 64 tokens in a pool of so many chunks, looked after while they decode."""
     engine = simulated_engine(
         MODEL,
         MemoryConfig(budget=chunks * CHUNK, chunk_bytes=CHUNK, prefix_caching=False),
@@ -31,8 +32,8 @@ def decoding(chunks: int) -> Engine:
     params = SamplingParams(max_tokens=64, temperature=0)
     for name in ("a", "b"):
         engine.submit(Request(request_id=name, prompt=(1,) * 64, params=params))
-    engine.step()
-    engine.step()
+    for _ in range(1 + AHEAD_STEPS):
+        engine.step()
     return engine
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class StepLoad:
+class StepLoad(NamedTuple):
     """The work of one step, in units that a device spends time on.
 
     tokens      tokens computed, over all sequences
@@ -37,3 +37,14 @@ class StepLoad:
             self.kv_tokens + length,
             self.sequences + 1,
         )
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[int, int]]) -> StepLoad:
+        """The load of sequences that compute (tokens, after so many that are computed)."""
+        tokens = attention = kv_tokens = sequences = 0
+        for count, before in parts:
+            tokens += count
+            attention += count * before + count * (count + 1) // 2
+            kv_tokens += before + count
+            sequences += 1
+        return cls(tokens, attention, kv_tokens, sequences)

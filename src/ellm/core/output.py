@@ -8,7 +8,7 @@ from ellm.core.result import TokenLogprobs
 from ellm.core.sequence import FinishReason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for each token, and freezing it would cost three times as much
 class SequenceOutput:
     """News of one choice of one request; at most one per choice and step.
 

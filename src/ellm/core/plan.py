@@ -1,32 +1,52 @@
-"""What the engine tells an executor to do in one step."""
+"""What the engine tells an executor to do in one step.
+
+There is one `SequenceStep` for each token of each request: what is made so often is a NamedTuple,
+which costs a third of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from ellm.core.layers import KvTable
 from ellm.core.load import StepLoad
 from ellm.core.sampling import SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingTask:
-    """Choose the token that follows `prompt + output`.
+class SamplingTask(NamedTuple):
+    """Choose the token that follows `tokens`, of which the first `num_prompt` were given.
 
-    `seed` is already resolved; together with the position it alone decides the random draw.
-    `banned` are ids that may not be chosen now (end tokens before `min_tokens`).
+    `tokens` is the sequence's own list: it has grown by the time of its next step.  `seed` is
+    already resolved; together with the position it alone decides the random draw.  `end_tokens`
+    may not be chosen before `min_tokens` are out.
     """
 
     params: SamplingParams
-    prompt: Sequence[int]
-    output: Sequence[int]
+    tokens: Sequence[int]
+    num_prompt: int
     seed: int
-    banned: Sequence[int] = ()
+    end_tokens: Sequence[int] = ()
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        return self.tokens[: self.num_prompt]
+
+    @property
+    def output(self) -> Sequence[int]:
+        """What was chosen so far."""
+        return self.tokens[self.num_prompt :]
+
+    @property
+    def banned(self) -> Sequence[int]:
+        """Ids that may not be chosen now."""
+        early = len(self.tokens) - self.num_prompt < self.params.min_tokens
+        return self.end_tokens if early else ()
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceStep:
+class SequenceStep(NamedTuple):
     """Compute `tokens`, which stand at positions `start`, `start + 1`, …
 
     `targets` are the prompt tokens that follow, as many as are to be scored: row i of the logits
@@ -75,18 +95,25 @@ class StepShape:
             self.gathers or gathers,
         )
 
+    def with_decoding(self, sequences: int, longest: int, gathers: bool) -> StepShape:
+        """The shape with so many more that decode, `longest` the KV of the longest of them."""
+        return StepShape(
+            self.tokens + sequences,
+            self.logit_rows + sequences,
+            max(self.longest_query, 1),
+            max(self.longest_kv, longest),
+            self.gathers or gathers,
+        )
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class StepPlan:
     """One step: every sequence's part, in batch order, and the shape they add up to."""
 
     steps: tuple[SequenceStep, ...]
     shape: StepShape
 
-    @property
+    @cached_property
     def load(self) -> StepLoad:
         """What the step costs in time."""
-        load = StepLoad()
-        for step in self.steps:
-            load = load.with_sequence(len(step.tokens), step.length)
-        return load
+        return StepLoad.of((len(step.tokens), step.start) for step in self.steps)

@@ -1,8 +1,12 @@
-"""What an executor hands back after one step."""
+"""What an executor hands back after one step.
+
+One result for each token: see core/plan.py on why it is a NamedTuple.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +19,7 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceResult:
+class SequenceResult(NamedTuple):
     """`token` answers the step's task; `scores` answers its targets, one for each."""
 
     seq_id: int

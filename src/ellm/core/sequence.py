@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ellm.core.plan import SamplingTask
 from ellm.core.request import Request
 
 
@@ -40,7 +41,8 @@ class Sequence:
     `index` tells the choices of one request (`n > 1`) apart; `parent` is choice 0, whose prompt
     KV the others share.  `cached` prompt tokens were found computed, `fetched` of them in the tier
     below; `prompt_scored` tokens have had their log-probability reported.  Times are in the engine
-    clock's seconds.
+    clock's seconds.  `task` asks for the token after the last.  Two sequences share a prefix only
+    if their `salt` is the same.
     """
 
     seq_id: int
@@ -59,10 +61,16 @@ class Sequence:
     first_token: float | None = None
     last_token: float | None = None
     prompt_scored: int = 0
+    task: SamplingTask = field(init=False, repr=False)
+    salt: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        request, params = self.request, self.request.params
         if not self.tokens:
-            self.tokens = list(self.request.prompt)
+            self.tokens = list(request.prompt)
+        ends = sorted({*request.end_token_ids, *(params.stop_token_ids or ())})
+        self.salt = (request.cache_salt or "").encode()
+        self.task = SamplingTask(params, self.tokens, len(request.prompt), self.seed, ends)
 
     @property
     def uncomputed(self) -> int:

@@ -250,13 +250,9 @@ class Engine:
     ) -> SequenceOutput | None:
         assert step.seq_id == answer.seq_id, (step.seq_id, answer.seq_id)
         sequence = self._sequences[step.seq_id]
-        # Scores reported before a preemption are computed again, and dropped.
-        known = max(0, sequence.prompt_scored - sequence.computed)
-        scores = answer.scores[known:]
-        sequence.prompt_scored += len(scores)
+        scores = _fresh(sequence, answer.scores) if answer.scores else ()
         sequence.computed = step.length
-        salt = (sequence.request.cache_salt or "").encode()
-        self._memory.kv.publish(sequence.seq_id, sequence.tokens, sequence.computed, salt)
+        self._memory.kv.publish(step.seq_id, sequence.tokens, step.length, sequence.salt)
         if answer.token is None:
             return _news(sequence, answer, scores) if scores else None
         sequence.tokens.append(answer.token)
@@ -351,11 +347,18 @@ def _news(
 ) -> SequenceOutput:
     """What just happened to `sequence`, its end included."""
     return SequenceOutput(
-        request_id=sequence.request.request_id,
-        index=sequence.index,
-        token=answer.token if answer else None,
-        logprobs=answer.logprobs if answer else None,
-        scores=scores,
-        finish_reason=sequence.finish_reason,
-        cached_tokens=sequence.cached,
+        sequence.request.request_id,
+        sequence.index,
+        answer.token if answer else None,
+        answer.logprobs if answer else None,
+        scores,
+        sequence.finish_reason,
+        sequence.cached,
     )
+
+
+def _fresh(sequence: Sequence, scores: tuple[TokenLogprobs, ...]) -> tuple[TokenLogprobs, ...]:
+    """Those that were not reported before a preemption, after which they are computed again."""
+    fresh = scores[max(0, sequence.prompt_scored - sequence.computed) :]
+    sequence.prompt_scored += len(fresh)
+    return fresh

@@ -13,12 +13,12 @@ def finish_reason(sequence: Sequence) -> FinishReason | None:
     """
     request = sequence.request
     params = request.params
-    token = sequence.tokens[-1]
-    if sequence.num_output >= params.min_tokens:
+    token, made = sequence.tokens[-1], sequence.num_output
+    if made >= params.min_tokens:
         if not params.ignore_eos and token in request.end_token_ids:
             return FinishReason.STOP
-        if token in (params.stop_token_ids or ()):
+        if params.stop_token_ids and token in params.stop_token_ids:
             return FinishReason.STOP
-    if sequence.num_output >= request.max_tokens:
+    if made >= request.max_tokens:
         return FinishReason.LENGTH
     return None

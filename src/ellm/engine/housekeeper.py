@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 
 from ellm.core.config import ElasticPart
 from ellm.core.errors import DriverError
@@ -21,8 +22,10 @@ from ellm.core.units import MIB
 from ellm.engine.assembly import EngineMemory
 from ellm.memory.metered import MeteredDriver
 
-# Rows are mapped ahead once fewer than this many tokens of room are left.
+# Rows are mapped ahead once fewer than this many tokens of room are left, which is looked for once
+# in so many steps.
 AHEAD_TOKENS = 32
+AHEAD_STEPS = 8
 # Most bytes that all sequences together have mapped ahead (eLLM stays below 50 MB).
 MOST_AHEAD = 48 * MIB
 # Warm ranges go, and nothing is mapped ahead, while less than this share of the pool is free
@@ -38,6 +41,7 @@ class Housekeeper:
     def __init__(self, memory: EngineMemory) -> None:
         self._memory = memory
         self._premaps = memory.config.uses(ElasticPart.PREMAP)
+        self._turns = cycle(turn == 0 for turn in range(AHEAD_STEPS))
 
     def tidy(self, running: Iterable[Sequence]) -> None:
         """Do what can be done while nobody waits for it."""
@@ -47,7 +51,7 @@ class Housekeeper:
         kept, pool = self._memory.kv.kept, self._memory.pool
         if kept is not None:
             kept.copy_down(int(HIGH_WATER * pool.total) - pool.free)
-        if self._premaps:
+        if self._premaps and next(self._turns):
             self._map_ahead(running)
         self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)
 

@@ -42,7 +42,9 @@ class Temp:
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True
+)  # one for each sequence and step, and freezing it would cost three times as much
 class Segment:
     """One sequence's rows of the step.
 

@@ -36,6 +36,7 @@ class ContiguousHolding:
 
     slot: int
     ranges: list[VirtualTensor]
+    table: KvTable
     tokens: int = 0
     room: int = 0
     forked: bool = False
@@ -101,7 +102,8 @@ class ContiguousStore:
         if found is None:
             return None
         slot, room = found
-        holding = ContiguousHolding(slot, self._slot_ranges(slot), room=room)
+        table = KvTable((slot * self._slot_rows,), self._arena.group_rows)
+        holding = ContiguousHolding(slot, self._slot_ranges(slot), table, room=room)
         self._open[slot] = holding
         return holding
 
@@ -125,6 +127,13 @@ class ContiguousStore:
             return False
         holding.tokens = max(tokens, holding.tokens)
         return True
+
+    def within(self, holding: ContiguousHolding, tokens: int) -> KvTable | None:
+        if tokens > holding.room:
+            return None
+        if tokens > holding.tokens:
+            holding.tokens = tokens
+        return holding.table
 
     def premap(self, holding: ContiguousHolding, tokens: int) -> bool:
         if tokens <= holding.room:
@@ -278,7 +287,7 @@ class ContiguousStore:
         holding.tokens, holding.room = tokens, self._room(tokens)
 
     def table(self, holding: ContiguousHolding) -> KvTable:
-        return KvTable((holding.slot * self._slot_rows,), self._arena.group_rows)
+        return holding.table
 
     def extents(self, holding: ContiguousHolding, tokens: int) -> list[Extent]:
         assert tokens <= holding.tokens, (tokens, holding.tokens)
@@ -300,6 +309,11 @@ class ContiguousStore:
 
     def room(self, holding: ContiguousHolding) -> int:
         return holding.room
+
+    def ahead(self, holding: ContiguousHolding) -> int:
+        row, chunk = self._row_bytes, self._pool.chunk_bytes
+        used, mapped = ceil_div(holding.tokens * row, chunk), ceil_div(holding.room * row, chunk)
+        return self._groups * (mapped - used)
 
     def wasted_bytes(self) -> int:
         return sum(

@@ -105,17 +105,20 @@ class KvManager(Generic[Holding]):
         most = Cost.WARM if gentle else Cost.MODEL
         if self._below is not None and self._below.is_layered(seq_id):
             return self._below.reserve_layered(seq_id, tokens, activation_bytes, most)
-        holding = self._held.get(seq_id)
+        holding = self._held.get(seq_id) or self._open(max(expect, tokens))
         if holding is None:
-            holding = self._open(max(expect, tokens))
-            if holding is None:
-                return None
+            return None
         if not self._grant(holding, tokens, activation_bytes, most):
             if seq_id not in self._held:
                 self._store.close(holding)
             return None
         self._held[seq_id] = holding
         return self._store.table(holding)
+
+    def go_on(self, seq_id: int, tokens: int) -> KvTable | None:
+        """As `reserve`, for rows that are mapped already; None if it must be asked."""
+        holding = self._held.get(seq_id)
+        return None if holding is None else self._store.within(holding, tokens)
 
     def _open(self, tokens: int = 0) -> Holding | None:
         return self._with_slot(lambda: self._store.open(tokens))
@@ -140,7 +143,8 @@ class KvManager(Generic[Holding]):
     def share(self, parent_id: int, child_id: int, tokens: int, activation_bytes: int) -> bool:
         """Give `child_id`, which holds nothing, the first `tokens` tokens of `parent_id`.
 
-        False when that would leave less than a workspace of `activation_bytes`."""
+        False when that would leave less than a workspace of `activation_bytes`.
+        """
         parent = self._held.get(parent_id)
         if parent is None and self.kept is not None:
             parent = self.kept.rows(parent_id)
@@ -342,12 +346,8 @@ class KvManager(Generic[Holding]):
     @property
     def ahead(self) -> int:
         """Chunks mapped ahead of the sequences."""
-        store = self._store
-        return sum(
-            store.chunks_alone(store.room(holding)) - store.chunks_alone(store.tokens(holding))
-            for holding in self._held.values()
-            if holding is not self._granting
-        )
+        ahead, granting = self._store.ahead, self._granting
+        return sum(ahead(held) for held in self._held.values() if held is not granting)
 
     def _trim_spare(self, count: int) -> int:
         freed = 0

@@ -20,13 +20,19 @@ from ellm.kv.store import Extent
 from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 
+_NO_PAGES = KvTable((), 1)
+
 
 @dataclass(slots=True, eq=False)
 class PagedHolding:
-    """Pages in token order; those beyond what `tokens` need are mapped ahead."""
+    """Pages in token order; those beyond what `tokens` need are mapped ahead.
+
+    `table` is that of as many pages as it has starts.
+    """
 
     pages: list[int] = field(default_factory=list)
     tokens: int = 0
+    table: KvTable = _NO_PAGES
 
 
 class PagedStore:
@@ -96,6 +102,12 @@ class PagedStore:
         holding.tokens = max(tokens, holding.tokens)
         return True
 
+    def within(self, holding: PagedHolding, tokens: int) -> KvTable | None:
+        if tokens > len(holding.pages) * self._block:
+            return None
+        holding.tokens = max(tokens, holding.tokens)
+        return self.table(holding)
+
     def premap(self, holding: PagedHolding, tokens: int) -> bool:
         more = self._pages_for(holding, tokens)
         if not more:
@@ -163,8 +175,12 @@ class PagedStore:
         self._pages.drop(holding.pages)
 
     def table(self, holding: PagedHolding) -> KvTable:
-        used = holding.pages[: ceil_div(holding.tokens, self._block)]
-        return KvTable(tuple(page * self._page_rows for page in used), self._block)
+        count = ceil_div(holding.tokens, self._block)
+        # Pages in front are never replaced, so the number tells whether they are the same.
+        if len(holding.table.starts) != count:
+            starts = tuple(page * self._page_rows for page in holding.pages[:count])
+            holding.table = KvTable(starts, self._block)
+        return holding.table
 
     def extents(self, holding: PagedHolding, tokens: int) -> list[Extent]:
         assert tokens <= holding.tokens, (tokens, holding.tokens)
@@ -191,6 +207,9 @@ class PagedStore:
 
     def room(self, holding: PagedHolding) -> int:
         return len(holding.pages) * self._block
+
+    def ahead(self, holding: PagedHolding) -> int:
+        return self.chunks_alone(self.room(holding)) - self.chunks_alone(holding.tokens)
 
     def wasted_bytes(self) -> int:
         mapped = (self._pages.mapped_chunks - self.warm) * self._pool.chunk_bytes

@@ -56,6 +56,10 @@ class KvStore(Protocol, Generic[Holding]):
         """Give `holding` rows for at least `tokens` tokens in all."""
         ...
 
+    def within(self, holding: Holding, tokens: int) -> KvTable | None:
+        """As `extend`, in rows that are mapped already, with their table; None if some are not."""
+        ...
+
     def premap(self, holding: Holding, tokens: int) -> bool:
         """Map rows for `tokens` tokens in all, which are not used yet."""
         ...
@@ -107,6 +111,10 @@ class KvStore(Protocol, Generic[Holding]):
 
     def room(self, holding: Holding) -> int:
         """Tokens for which rows are mapped."""
+        ...
+
+    def ahead(self, holding: Holding) -> int:
+        """Chunks' worth of rows that are mapped beyond what its tokens need."""
         ...
 
     def wasted_bytes(self) -> int:

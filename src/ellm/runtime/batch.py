@@ -25,12 +25,17 @@ def fill_inputs(plan: StepPlan, room: Tensor) -> Inputs:
     positions: list[int] = []
     rows: list[int] = []
     segments = []
-    for step in plan.steps:
-        segments.append(Segment(len(ids), len(step.tokens), step.start, step.kv))
-        ids.extend(step.tokens)
-        positions.extend(range(step.start, step.length))
-        for first, last in step.kv.runs(step.start, step.length):
-            rows.extend(range(first, last))
+    for _, tokens, start, table, *_ in plan.steps:
+        count = len(tokens)
+        segments.append(Segment(len(ids), count, start, table))
+        ids += tokens
+        if count == 1:
+            positions.append(start)
+            rows.append(table.row(start))
+        else:
+            positions += range(start, start + count)
+            for first, last in table.runs(start, start + count):
+                rows += range(first, last)
     assert len(ids) == len(rows) == plan.shape.tokens, (len(ids), len(rows), plan.shape)
     count = len(ids)
     # A tenth of the time that a tensor of nested lists takes.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from ellm.core.layers import KvArena
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
 from ellm.kernels.heights import height
-from ellm.kernels.ops import KvPlanes, Ops, Program
+from ellm.kernels.ops import KvPlanes, Ops, Program, Segment
 from ellm.kernels.scratch import Scratch, scope
 from ellm.models.decoder import Buffers, Decoder, Inputs
 from ellm.models.spec import DecoderSpec
@@ -29,6 +30,7 @@ from ellm.runtime.workspace import Workspace, WorkspaceCounter
 LOGIT_BLOCK = 64
 _REMEMBERED_SHAPES = 4096
 _REMEMBERED_PROGRAMS = 512
+_NOTHING = (None, None)
 
 
 class Sampler(Protocol):
@@ -116,12 +118,12 @@ class Runner:
         room, buffers = self._take(_rounded(plan.shape))
         inputs = fill_inputs(plan, room)
         self._forward(inputs, buffers, ferry)
-        firsts = [segment.first for segment in inputs.segments]
-        chosen = self._sample(plan.steps, firsts, buffers)
+        pairs = list(zip(plan.steps, inputs.segments, strict=True))
+        chosen = self._sample(pairs, buffers)
         results = []
-        for step, first in zip(plan.steps, firsts, strict=True):
-            token, logprobs = chosen.get(step.seq_id, (None, None))
-            scores = self._score(step, first, buffers)
+        for step, segment in pairs:
+            token, logprobs = next(chosen) if step.task else _NOTHING
+            scores = self._score(step, segment.first, buffers) if step.targets else ()
             results.append(SequenceResult(step.seq_id, token, logprobs, scores))
         return StepResult(tuple(results))
 
@@ -165,21 +167,18 @@ class Runner:
         return program
 
     def _sample(
-        self, steps: Sequence[SequenceStep], firsts: Sequence[int], buffers: Buffers
-    ) -> dict[int, tuple[int, TokenLogprobs | None]]:
-        """Answers by sequence id, for the steps that have a task."""
-        wanted = [
-            (step.seq_id, first + len(step.tokens) - 1, step.task)
-            for step, first in zip(steps, firsts, strict=True)
-            if step.task is not None
-        ]
-        chosen: dict[int, tuple[int, TokenLogprobs | None]] = {}
-        for begin in range(0, len(wanted), LOGIT_BLOCK):
-            ids, rows, tasks = zip(*wanted[begin : begin + LOGIT_BLOCK], strict=True)
+        self, pairs: Sequence[tuple[SequenceStep, Segment]], buffers: Buffers
+    ) -> Iterator[tuple[int, TokenLogprobs | None]]:
+        """Answers to the steps that have a task, in their order."""
+        tasks = [step.task for step, _ in pairs if step.task]
+        rows = [segment.first + segment.count - 1 for step, segment in pairs if step.task]
+        chosen: list[tuple[int, TokenLogprobs | None]] = []
+        for begin in range(0, len(rows), LOGIT_BLOCK):
+            some = slice(begin, begin + LOGIT_BLOCK)
             with scope(self._workspace):
-                logits = self._logits(rows, buffers)
-                chosen.update(zip(ids, self._sampler.sample(logits, tasks), strict=True))
-        return chosen
+                logits = self._logits(rows[some], buffers)
+                chosen += self._sampler.sample(logits, tasks[some])
+        return iter(chosen)
 
     def _score(self, step: SequenceStep, first: int, buffers: Buffers) -> tuple[TokenLogprobs, ...]:
         scores: list[TokenLogprobs] = []
@@ -193,7 +192,7 @@ class Runner:
 
     def _logits(self, rows: Sequence[int], buffers: Buffers) -> Tensor:
         index, selected, logits = self._take_logits(self._workspace, len(rows))
-        index[: len(rows)].copy_(torch.tensor(rows))
+        index[: len(rows)].copy_(torch.frombuffer(array("q", rows), dtype=torch.int64))
 
         def work() -> None:
             self._decoder.logits(index[: len(rows)], buffers, selected, logits)

@@ -203,7 +203,7 @@ def _adjust(row: Tensor, task: SamplingTask) -> None:
     if task.banned:
         row[torch.tensor(list(task.banned), device=row.device)] = _NOTHING
     if params.repetition_penalty != 1.0:
-        ids = torch.tensor(list({*task.prompt, *task.output}), device=row.device)
+        ids = torch.tensor(list(set(task.tokens)), device=row.device)
         seen, penalty = row[ids], params.repetition_penalty
         row[ids] = torch.where(seen > 0, seen / penalty, seen * penalty)
     if task.output and (params.frequency_penalty or params.presence_penalty):
@@ -240,7 +240,7 @@ def _draw(block: Buffers, tasks: Sequence[SamplingTask]) -> list[int]:
         nucleus = _nucleus(block, params, peak, floor)
         mass.masked_fill_(torch.lt(work, nucleus, out=block.mask), 0.0)
     torch.cumsum(mass, -1, out=mass)
-    points = [[uniform(task.seed, len(task.prompt) + len(task.output))] for task in tasks]
+    points = [[uniform(task.seed, len(task.tokens))] for task in tasks]
     heights = mass.new_tensor(points) * mass[:, -1:]
     return [int(token) for token in torch.searchsorted(mass, heights, right=True)[:, 0].tolist()]
 

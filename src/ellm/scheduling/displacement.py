@@ -17,7 +17,7 @@ from typing import Any
 from ellm.core.sequence import Sequence, SequenceStatus
 from ellm.kv.manager import KvManager
 from ellm.scheduling.cost import StepCost
-from ellm.scheduling.draft import load_of
+from ellm.scheduling.decoding import load_of
 from ellm.scheduling.slo import LATE, SloPolicy
 
 # A victim must have so many steps to spare beside the time that leaving and returning takes.

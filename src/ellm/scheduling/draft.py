@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 
 from ellm.core.layers import KvTable
 from ellm.core.load import StepLoad
-from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
+from ellm.core.plan import SequenceStep, StepPlan, StepShape
 from ellm.core.sequence import Sequence
 
 
@@ -45,7 +45,7 @@ class Draft:
                 tokens=sequence.tokens[start : start + count],
                 start=start,
                 kv=table,
-                task=_task(sequence) if count == sequence.uncomputed else None,
+                task=sequence.task if count == sequence.uncomputed else None,
                 targets=_targets(sequence, count),
                 target_logprobs=params.prompt_logprobs or 0,
             )
@@ -54,17 +54,16 @@ class Draft:
         self.shape = shape
         self.left -= count
 
+    def extend(self, steps: SequenceOf[SequenceStep], shape: StepShape) -> None:
+        """Let several go on by one token each."""
+        self._steps += steps
+        self._members.update(step.seq_id for step in steps)
+        self.shape = shape
+        self.left -= len(steps)
+
     def plan(self) -> StepPlan | None:
         """The finished plan; None if nothing can run."""
         return StepPlan(tuple(self._steps), self.shape) if self._steps else None
-
-
-def load_of(decoding: Iterable[Sequence]) -> StepLoad:
-    """What a step costs that computes one more token for each."""
-    load = StepLoad()
-    for sequence in decoding:
-        load = load.with_sequence(1, sequence.computed + 1)
-    return load
 
 
 def _targets(sequence: Sequence, count: int) -> list[int]:
@@ -74,18 +73,3 @@ def _targets(sequence: Sequence, count: int) -> list[int]:
     if not sequence.wants_scores or stop <= sequence.prompt_scored:
         return []
     return list(prompt[sequence.computed + 1 : stop + 1])
-
-
-def _task(sequence: Sequence) -> SamplingTask:
-    request = sequence.request
-    params = request.params
-    banned: list[int] = []
-    if sequence.num_output < params.min_tokens:
-        banned = sorted({*request.end_token_ids, *(params.stop_token_ids or ())})
-    return SamplingTask(
-        params=params,
-        prompt=request.prompt,
-        output=sequence.tokens[sequence.num_prompt :],
-        seed=sequence.seed,
-        banned=banned,
-    )

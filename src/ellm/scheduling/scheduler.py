@@ -11,6 +11,7 @@ freed where not.  Since the sequence in front always gets what it needs, somebod
 from __future__ import annotations
 
 from bisect import insort
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,9 @@ from ellm.core.sequence import Sequence, SequenceStatus
 from ellm.kv.manager import KvManager
 from ellm.kv.parking import Whereabouts
 from ellm.scheduling.cost import StepCost
+from ellm.scheduling.decoding import decode_together, load_of
 from ellm.scheduling.displacement import Displacement
-from ellm.scheduling.draft import Draft, load_of
+from ellm.scheduling.draft import Draft
 from ellm.scheduling.policy import Policy
 from ellm.scheduling.queue import WaitingQueue
 
@@ -92,9 +94,12 @@ class Scheduler:
         preemptions = self.preemptions
         decoding = [sequence for sequence in self.running if sequence.uncomputed == 1]
         draft = Draft(self._config.max_num_batched_tokens or _UNBOUNDED, load_of(decoding))
-        for sequence in self._in_turn(now):
-            if draft.left and sequence.status is SequenceStatus.RUNNING:
-                self._continue(sequence, draft, now)
+        turn = deque(self._in_turn(now))
+        while turn and draft.left:
+            if not decode_together(turn, draft, self._kv, self._activation_bytes):
+                sequence = turn.popleft()
+                if sequence.status is SequenceStatus.RUNNING:
+                    self._continue(sequence, draft, now)
         if self.preemptions == preemptions or not self.running:
             self._admit(draft, now)
         elif not len(draft):
@@ -301,7 +306,7 @@ class Scheduler:
 
     def _tokens_to_hold(self, sequence: Sequence) -> int:
         """Tokens whose KV a waiting sequence would take, beside what it could share."""
-        known = self._kv.known(sequence.seq_id, sequence.tokens, _salt(sequence))
+        known = self._kv.known(sequence.seq_id, sequence.tokens, sequence.salt)
         return len(sequence.tokens) - known
 
     def _start_layered(self, sequence: Sequence, draft: Draft, now: float) -> bool:
@@ -383,11 +388,6 @@ class Scheduler:
                     sequence.computed = shared
                 return
         sequence.computed = self._kv.adopt(
-            sequence.seq_id, sequence.tokens, price, _salt(sequence), self._fetching_pays
+            sequence.seq_id, sequence.tokens, price, sequence.salt, self._fetching_pays
         )
         sequence.cached = max(sequence.cached, min(sequence.computed, sequence.num_prompt))
-
-
-def _salt(sequence: Sequence) -> bytes:
-    """What must be equal for two requests to share a prefix, beside its tokens."""
-    return (sequence.request.cache_salt or "").encode()
