@@ -14,31 +14,48 @@ from ellm.kernels.scratch import Scratch
 from ellm.models.decoder import Inputs
 
 
-def take_inputs(scratch: Scratch, shape: StepShape) -> Tensor:
-    """Room for token ids, positions and arena rows: int64 [3, T], or more columns."""
-    return scratch.take((3, height(shape.tokens)), torch.int64)
+class InputRoom:
+    """Room for the token ids, positions and arena rows of a step: int64 [3, T], or more columns.
 
+    Views of it are kept: making one takes longer than filling it.
+    """
 
-def fill_inputs(plan: StepPlan, room: Tensor) -> Inputs:
-    """Lay the plan's sequences side by side in `room`, in the plan's order."""
-    ids: list[int] = []
-    positions: list[int] = []
-    rows: list[int] = []
-    segments = []
-    for _, tokens, start, table, *_ in plan.steps:
-        count = len(tokens)
-        segments.append(Segment(len(ids), count, start, table))
-        ids += tokens
-        if count == 1:
-            positions.append(start)
-            rows.append(table.row(start))
-        else:
-            positions += range(start, start + count)
-            for first, last in table.runs(start, start + count):
-                rows += range(first, last)
-    assert len(ids) == len(rows) == plan.shape.tokens, (len(ids), len(rows), plan.shape)
-    count = len(ids)
-    # A tenth of the time that a tensor of nested lists takes.
-    flat = torch.frombuffer(array("q", [*ids, *positions, *rows]), dtype=torch.int64)
-    room[:, :count].copy_(flat.view(3, count))
-    return Inputs(room[0, :count], room[1, :count], room[2, :count], segments)
+    def __init__(self, room: Tensor) -> None:
+        self._room = room
+        self._views: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    @classmethod
+    def take(cls, scratch: Scratch, shape: StepShape) -> InputRoom:
+        return cls(scratch.take((3, height(shape.tokens)), torch.int64))
+
+    def fill(self, plan: StepPlan) -> Inputs:
+        """Lay the plan's sequences side by side, in the plan's order."""
+        ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        segments = []
+        for _, tokens, start, table, *_ in plan.steps:
+            count = len(tokens)
+            segments.append(Segment(len(ids), count, start, table))
+            ids += tokens
+            if count == 1:
+                positions.append(start)
+                rows.append(table.row(start))
+            else:
+                positions += range(start, start + count)
+                for first, last in table.runs(start, start + count):
+                    rows += range(first, last)
+        assert len(ids) == len(rows) == plan.shape.tokens, (len(ids), len(rows), plan.shape)
+        columns = self._first(len(ids))
+        # A tenth of the time that a tensor of nested lists takes.
+        flat = torch.frombuffer(array("q", ids + positions + rows), dtype=torch.int64)
+        columns[0].copy_(flat.view(3, len(ids)))
+        return Inputs(columns[1], columns[2], columns[3], segments)
+
+    def _first(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The first `count` columns, and each of their three rows."""
+        found = self._views.get(count)
+        if found is None:
+            columns = self._room[:, :count]
+            found = self._views[count] = (columns, columns[0], columns[1], columns[2])
+        return found

@@ -21,7 +21,7 @@ from ellm.models.decoder import Buffers, Decoder, Inputs
 from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
-from ellm.runtime.batch import fill_inputs, take_inputs
+from ellm.runtime.batch import InputRoom
 from ellm.runtime.ordered_ferry import OrderedFerry
 from ellm.runtime.views import view
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
@@ -51,7 +51,7 @@ class Sampler(Protocol):
 class _Taken:
     """Where a shape's tensors are, and how the workspace stands once they are taken."""
 
-    inputs: Tensor
+    inputs: InputRoom
     buffers: Buffers
     mark: int
     peak: int
@@ -101,7 +101,7 @@ class Runner:
         known = self._counted.get(shape)
         if known is None:
             counter = WorkspaceCounter()
-            take_inputs(counter, shape)
+            InputRoom.take(counter, shape)
             self._decoder.take(counter, shape)
             if shape.logit_rows:
                 self._take_logits(counter, shape.logit_rows)
@@ -116,7 +116,7 @@ class Runner:
         if ferry is not None and self._on_gpu:
             ferry = OrderedFerry(ferry)
         room, buffers = self._take(_rounded(plan.shape))
-        inputs = fill_inputs(plan, room)
+        inputs = room.fill(plan)
         self._forward(inputs, buffers, ferry)
         pairs = list(zip(plan.steps, inputs.segments, strict=True))
         chosen = self._sample(pairs, buffers)
@@ -127,7 +127,7 @@ class Runner:
             results.append(SequenceResult(step.seq_id, token, logprobs, scores))
         return StepResult(tuple(results))
 
-    def _take(self, shape: StepShape) -> tuple[Tensor, Buffers]:
+    def _take(self, shape: StepShape) -> tuple[InputRoom, Buffers]:
         """Room for inputs and buffers; the workspace is left as the decoder leaves it."""
         workspace = self._workspace
         known = self._taken.get(shape)
@@ -135,7 +135,7 @@ class Runner:
             workspace.restore(known.mark, known.peak)
             return known.inputs, known.buffers
         workspace.reset()
-        inputs = take_inputs(workspace, shape)
+        inputs = InputRoom.take(workspace, shape)
         buffers = self._decoder.take(workspace, shape)
         if len(self._taken) >= _REMEMBERED_SHAPES:
             self._taken.clear()

@@ -18,6 +18,7 @@ from ellm.core.errors import ConfigError
 from ellm.server.app import create_app
 from ellm.server.backend import Fleet
 from ellm.server.inflight import InFlight
+from ellm.server.process import settle_process
 from ellm.server.settings import ServerSettings
 from ellm.server.watch import Watch
 
@@ -71,6 +72,7 @@ def serve(fleet: Fleet, settings: ServerSettings, listener: socket.socket | None
         listener = bind(settings) if listener is None else listener
         inflight = InFlight()
         config = uvicorn_config(create_app(fleet, settings, inflight), settings)
+        settle_process()
         own = [info.name for info in fleet.models]
         names = ", ".join([*(settings.served_model_names or own[:1]), *own[1:]])
         banner = f"eLLM serves {names} on {address(settings, listener)}"
