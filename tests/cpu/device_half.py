@@ -108,12 +108,18 @@ class Device:
     """A checkpoint directory, loaded and ready to take plans; `recorder` sees its logits."""
 
     def __init__(
-        self, directory: Path, dtype: str = "auto", *, samples: bool = False, **layout: int
+        self,
+        directory: Path,
+        dtype: str = "auto",
+        *,
+        ops: Ops | None = None,
+        samples: bool = False,
+        **layout: int,
     ) -> None:
         checkpoint = Checkpoint.open(directory)
         self.spec = describe(checkpoint.config)
         self.dtype = choose_dtype(dtype, self.spec, checkpoint)
-        ops = ops_for(self.dtype)
+        ops = ops or ops_for(self.dtype)
         self._weights = aligned(weight_bytes(self.spec, self.dtype))
         weights = load(checkpoint, self.spec, self.dtype, self._weights.data_ptr(), ops)
         self.arena = HandArena(self.spec, self.dtype.itemsize, **layout)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from backends import BACKENDS, computes
 from device_half import Device, save_random
 from torch import Tensor
 
@@ -141,6 +142,15 @@ def test_mixed_steps_give_the_reference_logits(model: tuple[Any, Path], layout: 
             torch.testing.assert_close(logits, target, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_gives_the_reference_logits(model: tuple[Any, Path], backend: str) -> None:
+    reference, directory = model
+    tokens = random_tokens(30, 5)
+    device = Device(directory, ops=BACKENDS[backend], page=8)
+    (logits,) = device.logits([(0, tokens, 0)])
+    torch.testing.assert_close(logits, expected(reference, tokens), atol=1e-4, rtol=0)
+
+
 def test_greedy_decoding_is_that_of_generate(model: tuple[Any, Path]) -> None:
     reference, directory = model
     device = Device(directory, page=8)
@@ -159,14 +169,22 @@ def test_greedy_decoding_is_that_of_generate(model: tuple[Any, Path]) -> None:
     assert tokens == target
 
 
-@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.05), ("float16", 0.01)])
-def test_short_floats_stay_near_float32(
-    tmp_path_factory: pytest.TempPathFactory, dtype: str, share: float
-) -> None:
+SHORT = {"bfloat16": 0.05, "float16": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "backend"),
+    [
+        (dtype, name)
+        for dtype in SHORT
+        for name in BACKENDS
+        if computes(name, getattr(torch, dtype))
+    ],
+)
+def test_short_floats_stay_near_float32(model: tuple[Any, Path], dtype: str, backend: str) -> None:
     """Within a share of the logits' own spread: what rounding every intermediate costs."""
-    directory = tmp_path_factory.mktemp(dtype)
-    reference = save_random(_qwen3(head_dim=16), directory)
+    reference, directory = model
     tokens = random_tokens(30, 3)
-    (logits,) = Device(directory, dtype).logits([(0, tokens, 0)])
+    (logits,) = Device(directory, dtype, ops=BACKENDS[backend]).logits([(0, tokens, 0)])
     wanted = expected(reference, tokens)
-    assert float((logits - wanted).std() / wanted.std()) < share
+    assert float((logits - wanted).std() / wanted.std()) < SHORT[dtype]
