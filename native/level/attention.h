@@ -100,6 +100,18 @@ struct Attention {
     }
   }
 
+  // Where the first tile is of the task that this thread is likely to get after `block`; false if
+  // that is not another sequence that decodes.
+  bool find_after(const Block &block, const char **places) const {
+    const ellm_segment *after = &block.segment + op.threads;
+    if (block.heads != op.kv_heads || after >= op.segments + op.count) return false;
+    if (block.segment.count != 1 || after->count != 1) return false;
+    const int64_t from = reach(after->start);
+    const Block next{*after, 0, block.heads, 0, 1, block.room};
+    find(next, from / kTile * kTile, from, after->start + 1, places);
+    return true;
+  }
+
   static const char *zeros() {
     alignas(64) static const char some[kWidest * 4] = {};
     return some;
@@ -115,10 +127,8 @@ struct Attention {
   }
 
   void pack_values(const char *const *places, E *values, Ahead &ahead) const {
-    const int lines = static_cast<int>(T::kPerWord * 2 * width * sizeof(E) / 64 + 1);
     for (int64_t t = 0; t < kTile; t += T::kPerWord) {
-      // All of the next tile in as many rounds as there are pairs of tokens in this one.
-      ahead.ask(lines);
+      ahead.ask(lines(3, kTokenWords));
       E *to = values + t * padded;
       const E *even = values_of(places[t]);
       if constexpr (T::kPerWord == 1) {
@@ -135,9 +145,16 @@ struct Attention {
     }
   }
 
+  // Cache lines to ask for in each of so many `rounds`, which make so many eighths of all that a
+  // head of a tile is done with.
+  int lines(int64_t eighths, int64_t rounds) const {
+    const int64_t all = kTile * 2 * width * static_cast<int64_t>(sizeof(E)) / 64;
+    return static_cast<int>(rounds ? all * eighths / 8 / rounds + 1 : 0);
+  }
+
   // One tile more for every row of one head.
   void attend(const Block &block, int64_t begin, const uint32_t *queries, const uint32_t *keys,
-              const E *values, float *scores, const State &s) const {
+              const E *values, float *scores, const State &s, Ahead &ahead) const {
     const int64_t count = rows(block);
     memset(scores, 0, count * kTile * sizeof(float));
     multiply<T>(count, kTile, queries, words, keys, kTile, words, scores, kTile);
@@ -145,6 +162,7 @@ struct Attention {
     for (int64_t r = 0; r < count; ++r) {
       const int64_t at = position(block, r);
       weigh(scores + r * kTile, reach(at) - begin, at + 1 - begin, s, r, weights + r * kTile);
+      ahead.ask(lines(2, count));
     }
     multiply<T>(count, padded, reinterpret_cast<const uint32_t *>(weights), kTokenWords,
                 reinterpret_cast<const uint32_t *>(values), padded, kTokenWords, s.answer, padded);
@@ -206,14 +224,17 @@ struct Attention {
     find(block, from / kTile * kTile, from, to, next);
     for (int64_t tile = from / kTile * kTile; tile < to; tile += kTile) {
       memcpy(places, next, sizeof places);
-      if (tile + kTile < to) find(block, tile + kTile, from, to, next);
       Ahead ahead{next, size * block.heads * width, size * op.kv_heads * width};
-      if (tile + kTile >= to) ahead.token = kTile;
+      if (tile + kTile < to)
+        find(block, tile + kTile, from, to, next);
+      else if (!find_after(block, next))
+        ahead.token = kTile;
       for (int64_t i = 0; i < block.heads; ++i) {
-        turn(places, words, keys);
+        const int share = lines(3, kTile / kLanes * (words / kLanes));
+        turn(places, words, keys, [&] { ahead.ask(share); });
         pack_values(places, values, ahead);
         const State of{s.largest + i * count, s.total + i * count, s.answer + i * count * padded};
-        attend(block, tile, queries + i * count * words, keys, values, scores, of);
+        attend(block, tile, queries + i * count * words, keys, values, scores, of, ahead);
         for (auto &place : places) place = next_head(place);
       }
     }

@@ -40,11 +40,13 @@ static inline void transpose(Words (&rows)[kLanes]) {
   }
 }
 
-// out[w][t] = word w at places[t], 64 places.
-static void turn(const char *const *places, int64_t words, uint32_t *out) {
+// out[w][t] = word w at places[t], 64 places; calls `meanwhile` for each square of lanes.
+template <class F>
+static void turn(const char *const *places, int64_t words, uint32_t *out, const F &meanwhile) {
   for (int64_t t = 0; t < kTile; t += kLanes) {
     int64_t w = 0;
     for (; w + kLanes <= words; w += kLanes) {
+      meanwhile();
       Words rows[kLanes];
       for (int i = 0; i < kLanes; ++i)
         rows[i] = load<Words>(places[t + i] + 4 * w);
