@@ -4,8 +4,13 @@
 //       for kWords words of the row            that much of a band stays in the second
 //         for 6 rows of the block              tile.h
 //
-// Threads share the bands, and blocks of rows where there are many.
+// Some rows take about as long as their band takes to come from memory: those go through it in small
+// pieces, and while one serves row after row the next is on its way.  With fewer the machine reads
+// ahead best by itself, with more it does not matter.  Threads share runs of bands that lie behind
+// one another, and blocks of rows where there are many.
 #pragma once
+
+#include <algorithm>
 
 #include "../interface.h"
 #include "../packing.h"
@@ -15,7 +20,7 @@
 namespace ellm {
 namespace ELLM_LEVEL {
 
-constexpr int64_t kRows = 96, kWords = 1024;
+constexpr int64_t kRows = 96, kWords = 1024, kPiece = 64, kRun = 4;
 
 template <class T>
 struct Linear {
@@ -36,17 +41,27 @@ struct Linear {
     });
   }
 
+  template <bool kAsks>
+  void in_pieces(int64_t piece, int64_t rows, int64_t width, const uint32_t *a, int64_t stride,
+                 const uint32_t *b, float *sums) const {
+    const int64_t words = op.inputs / T::kPerWord;
+    for (int64_t k = 0; k < words; k += piece) {
+      const int64_t some = words - k < piece ? words - k : piece;
+      multiply<T, kAsks>(rows, width, a + k, stride, b + k * width, width, some, sums, width,
+                         some * width);
+    }
+  }
+
   void band(int64_t output, int64_t width, int64_t first, int64_t last) const {
     alignas(64) float sums[kRows * kWide];
-    const int64_t rows = last - first, words = op.inputs / T::kPerWord;
-    const int64_t stride = op.x_stride / T::kPerWord;
+    const int64_t rows = last - first, stride = op.x_stride / T::kPerWord;
     const auto *a = reinterpret_cast<const uint32_t *>(x + first * op.x_stride);
     const auto *b = reinterpret_cast<const uint32_t *>(weight + output * op.inputs);
     memset(sums, 0, rows * width * sizeof *sums);
-    for (int64_t k = 0; k < words; k += kWords) {
-      const int64_t some = words - k < kWords ? words - k : kWords;
-      multiply<T>(rows, width, a + k, stride, b + k * width, width, some, sums, width);
-    }
+    if (rows >= 2 * kTileRows && rows < kRows / 2)
+      in_pieces<true>(kPiece, rows, width, a, stride, b, sums);
+    else
+      in_pieces<false>(kWords, rows, width, a, stride, b, sums);
     for (int64_t row = 0; row < rows; ++row)
       finish(sums + row * width, first + row, output, static_cast<int>(width));
   }
@@ -67,16 +82,19 @@ struct Linear {
 
   void run() const {
     const int64_t blocks = (op.rows + kRows - 1) / kRows, count = bands.count();
-    // One run of bands a thread where rows are few, so that weights are read in one go.
-    Threads::shared().each(static_cast<int>(blocks * count), [&](int task, int) {
-      const int64_t block = task / count, output = bands.first(task % count);
-      const int64_t first = block * kRows;
+    const int64_t run = std::clamp<int64_t>(count / (4 * Threads::shared().count()), 1, kRun);
+    const int64_t runs = (count + run - 1) / run;
+    Threads::shared().each(static_cast<int>(blocks * runs), [&](int task, int) {
+      const int64_t first = task / runs * kRows, begin = task % runs * run;
       const int64_t last = first + kRows < op.rows ? first + kRows : op.rows;
-      const int64_t width = bands.width(output);
-      if (width == 1)
-        single(output, first, last);
-      else
-        band(output, width, first, last);
+      const int64_t end = begin + run < count ? begin + run : count;
+      for (int64_t index = begin; index < end; ++index) {
+        const int64_t output = bands.first(index), width = bands.width(output);
+        if (width == 1)
+          single(output, first, last);
+        else
+          band(output, width, first, last);
+      }
     });
   }
 };
