@@ -49,7 +49,8 @@ sanitize: $(STAMP)  ## native kernels under the address and undefined-behaviour 
 	cmake --build build/sanitized --parallel 2
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest --native build/sanitized \
-		tests/cpu/test_ops.py tests/cpu/test_attention.py tests/cpu/test_native_attention.py
+		tests/cpu/test_ops.py tests/cpu/test_logits.py tests/cpu/test_attention.py \
+		tests/cpu/test_native_attention.py
 
 wheel: $(STAMP)  ## dist/*.whl with the native library in it, for machines without a compiler
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

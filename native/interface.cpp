@@ -83,8 +83,11 @@ void fit(ellm_op &op, int64_t rows, ellm_segment *segments, int64_t segment_coun
     case ELLM_EMBED:
       op.select.rows = rows;
       return;
-    case ELLM_ARGMAX:
-      op.argmax.rows = rows;
+    case ELLM_SAMPLE:
+      op.sample.rows = rows;
+      return;
+    case ELLM_SCORE:
+      op.score.rows = rows;
       return;
   }
 }

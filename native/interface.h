@@ -27,7 +27,8 @@ enum ellm_kind {
   ELLM_ACTIVATE,
   ELLM_SELECT,
   ELLM_EMBED,
-  ELLM_ARGMAX,
+  ELLM_SAMPLE,
+  ELLM_SCORE,
 };
 
 // out[r] = x[r] @ weight.T + bias
@@ -112,11 +113,35 @@ struct ellm_select {
   int64_t rows, width, x_stride, out_stride, total;
 };
 
-// The first of the largest in each row; -1 for a row with a NaN, or with an infinity at the top.
-struct ellm_argmax {
+// How a row's token is chosen: the first of the likeliest at temperature 0, else drawn from those
+// that are at most `deepest` below it (2^-24 octaves, up to 63 octaves), among the top_k, if
+// that is not 0, and in the smallest set with a share top_p; at `point` in [0, 1) of what is left.
+struct ellm_draw {
+  double temperature, deepest, top_k, top_p, point;
+};
+
+// A token for each row; level/logits.h has the arithmetic.  Row r is taken with `values` at
+// `places`, both from starts[r] to starts[r + 1], instead of what it has there.
+struct ellm_sample {
   const void *x;
+  const struct ellm_draw *how;
+  const int64_t *starts, *places;
+  const float *values;
   int64_t *out;
-  int64_t rows, width, x_stride;
+  char *room;  // room_stride bytes for each of `threads`: 4 × width rounded up to 64, aligned so
+  int64_t threads, room_stride, rows, width, x_stride;
+};
+
+// For each row whose target is not below 0, [rows, 1 + top]: the target's log-probability and
+// rank, then the log-probabilities and ids of the `top` likeliest, no more than width, in falling
+// order.
+struct ellm_score {
+  const void *x;
+  const int64_t *targets;
+  float *values;
+  int64_t *ids;
+  char *room;  // room_stride bytes for each of `threads`: 8 × top, aligned to 8
+  int64_t threads, room_stride, rows, width, x_stride, top;
 };
 
 struct ellm_op {
@@ -131,12 +156,13 @@ struct ellm_op {
     struct ellm_attention attention;
     struct ellm_activate activate;
     struct ellm_select select;
-    struct ellm_argmax argmax;
+    struct ellm_sample sample;
+    struct ellm_score score;
   };
 };
 
 // Changes with this file: a caller who was written for another one must not go on.
-#define ELLM_INTERFACE 2
+#define ELLM_INTERFACE 3
 ELLM_API int ellm_interface(void);
 // The instruction sets this library has kernels for and this machine can run, best first, by
 // commas.

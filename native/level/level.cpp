@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "logits.h"
 #include "rows.h"
 
 namespace ellm {
@@ -31,8 +32,10 @@ static void run(const ellm_op &op) {
       return select<T>(op.select);
     case ELLM_EMBED:
       return embed<T>(op.select);
-    case ELLM_ARGMAX:
-      return argmax<T>(op.argmax);
+    case ELLM_SAMPLE:
+      return sample<T>(op.sample);
+    case ELLM_SCORE:
+      return score<T>(op.score);
   }
 }
 

@@ -148,37 +148,6 @@ static void embed(const ellm_select &op) {
   });
 }
 
-template <class T>
-static void argmax(const ellm_argmax &op) {
-  using E = typename T::Element;
-  const auto one = [&](const E *x) -> int64_t {
-    Floats best = splat(-INFINITY);
-    Ints at = {}, broken = {}, place;
-    for (int lane = 0; lane < kLanes; ++lane) place[lane] = lane;
-    for_each<T>(op.width, [&](int64_t i, int lanes) {
-      Floats y = read_some<T>(x + i, lanes);
-      for (int lane = lanes; lane < kLanes; ++lane) y[lane] = -INFINITY;
-      const Ints larger = y > best;
-      best = larger ? y : best;
-      at = larger ? place : at;
-      place = place + kLanes;
-      broken = broken | (y != y);
-    });
-    const float most = largest(best);
-    if (most == INFINITY || most == -INFINITY) return -1;
-    int64_t first = op.width;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if (broken[lane]) return -1;
-      if (best[lane] == most && at[lane] < first) first = at[lane];
-    }
-    return first;
-  };
-  by_rows(op.rows, op.width, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row)
-      op.out[row] = one(static_cast<const E *>(op.x) + row * op.x_stride);
-  });
-}
-
 static inline Floats by_lane(float (*f)(float), Floats x) {
   for (int i = 0; i < kLanes; ++i) x[i] = f(x[i]);
   return x;

@@ -42,6 +42,19 @@ static inline void store(void *to, V v) {
 static inline Floats splat(float x) { return Floats{} + x; }
 static inline Words splat(uint32_t x) { return Words{} + x; }
 
+// One bit for each lane that is negative, as comparisons make them.
+static inline unsigned bits(Ints v) {
+#if ELLM_LANES == 16
+  return _mm512_movepi32_mask((__m512i)v);
+#elif ELLM_LANES == 8
+  return _mm256_movemask_ps((__m256)v);
+#else
+  unsigned all = 0;
+  for (int lane = 0; lane < kLanes; ++lane) all |= (v[lane] < 0 ? 1u : 0u) << lane;
+  return all;
+#endif
+}
+
 static inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 // The lanes of `v`, those `by` further on.

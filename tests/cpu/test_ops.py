@@ -140,31 +140,6 @@ def test_rotary_is_a_complex_rotation(
     close(x, wanted)
 
 
-@given(
-    st.lists(
-        st.lists(st.sampled_from([-2.0, 0.0, 1.0, 3.0, math.nan, math.inf, -math.inf])).map(
-            lambda row: [*row, 1.0]
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    st.integers(1, 70),
-    dtypes,
-)
-def test_argmax_is_the_first_of_the_largest_or_says_that_a_row_is_broken(
-    name: str, rows: list[list[float]], width: int, dtype: torch.dtype
-) -> None:
-    assume(computes(name, dtype))
-    x = torch.zeros(len(rows), width)
-    for line, row in zip(x, rows, strict=True):
-        line[: len(row)] = torch.tensor(row[:width])
-    out = torch.empty(len(rows), dtype=torch.int64)
-    BACKENDS[name].argmax(x.to(dtype), out)
-    for line, found in zip(x.tolist(), out.tolist(), strict=True):
-        broken = any(math.isnan(one) for one in line) or math.isinf(max(line))
-        assert found == (-1 if broken else line.index(max(line)))
-
-
 @pytest.mark.parametrize("activation", Activation)
 @given(tokens=sizes, width=st.integers(1, 40), gated=st.booleans(), seed=seeds)
 def test_activate(

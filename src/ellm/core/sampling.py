@@ -81,19 +81,6 @@ class SamplingParams:
         """Whether the likeliest token is always taken (temperature below 1e-5, as vLLM)."""
         return self.temperature < 1e-5
 
-    @property
-    def plain_greedy(self) -> bool:
-        """Greedy, with nothing that changes or reports the distribution."""
-        return (
-            self.greedy
-            and self.logprobs is None
-            and self.repetition_penalty == 1.0
-            and self.presence_penalty == 0.0
-            and self.frequency_penalty == 0.0
-            and not self.logit_bias
-            and self.min_tokens == 0
-        )
-
 
 def _set(params: SamplingParams, name: str, value: Any) -> None:
     object.__setattr__(params, name, value)

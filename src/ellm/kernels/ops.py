@@ -82,6 +82,19 @@ class Activation(Enum):
     RELU = "relu"
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Logits to be taken for others: row r has `values` at `ids`, each [starts[r], starts[r + 1]).
+
+    `starts` is int64 [R + 1] and `ids` int64, in ordinary memory; `values` float32, with the
+    logits.  No row names an id twice.
+    """
+
+    starts: Tensor
+    ids: Tensor
+    values: Tensor
+
+
 class AttentionPlan(Protocol):
     """One step's attention, prepared once and run for every layer."""
 
@@ -190,10 +203,26 @@ class Ops(Protocol):
         """Prepare a step; `windows` has an entry for each layer."""
         ...
 
-    def argmax(self, x: Tensor, out: Tensor) -> None:
-        """The first of the largest in each row of [R, width], into int64 [R].
+    def logit_temp(self, scratch: Scratch, rows: int, width: int, top: int) -> Temp:
+        """Take the room that `sample` and `score` need: never less for more of anything."""
+        ...
 
-        -1 for a row that has a NaN, or whose largest is infinite.
+    def sample(self, x: Tensor, how: Tensor, changes: Changes, out: Tensor, temp: Temp) -> None:
+        """A token for each row of logits [R, V], into int64 [R]; see kernels/logits.py.
+
+        `how` is float64 [R, 5] in ordinary memory, whole numbers but the first and the last two:
+        temperature (0 takes the first of the likeliest), how deep below the likeliest a token may
+        be (in 2**-24 octaves, DEEPEST at most), top_k (0 for all), top_p, and the place in [0, 1)
+        of what is left, side by side in the order of ids.  Equal tokens are kept or left together.
+        """
+        ...
+
+    def score(self, x: Tensor, targets: Tensor, values: Tensor, ids: Tensor, temp: Temp) -> None:
+        """How likely `targets` (int64 [R]) are by logits [R, V], and which tokens are likeliest.
+
+        `values` (float32) and `ids` (int64) are [R, 1 + top]: the target's log-probability and
+        rank, then those of the likeliest and who they are, in falling order.  Rows with a target
+        below 0 are left as they are.
         """
         ...
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ellm.core.plan import StepShape
+from ellm.kernels import logits
 from ellm.kernels.attention import SdpaPlan, mask_shape
 from ellm.kernels.heights import height
-from ellm.kernels.ops import Activation, AttentionPlan, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.ops import Activation, AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.scratch import Scratch
 
 _aten = torch.ops.aten
@@ -130,10 +131,16 @@ class ReferenceOps:
         assert isinstance(temp, Room)
         return SdpaPlan(kv, windows, segments, temp.masks, temp.gathered)
 
-    def argmax(self, x: Tensor, out: Tensor) -> None:
-        # max takes a quarter of the time of argmax in bfloat16, and gives the first of equals too.
-        peaks, ids = x.max(-1)
-        out.copy_(ids.masked_fill_(torch.isfinite(peaks).logical_not_(), -1))
+    def logit_temp(self, scratch: Scratch, rows: int, width: int, top: int) -> Temp:
+        return logits.Room.take(scratch, rows, width)
+
+    def sample(self, x: Tensor, how: Tensor, changes: Changes, out: Tensor, temp: Temp) -> None:
+        assert isinstance(temp, logits.Room)
+        logits.sample(x, how, changes, out, temp)
+
+    def score(self, x: Tensor, targets: Tensor, values: Tensor, ids: Tensor, temp: Temp) -> None:
+        assert isinstance(temp, logits.Room)
+        logits.score(x, targets, values, ids, temp)
 
     def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
         gate, up = x.chunk(2, dim=-1) if gated else (x, None)

@@ -105,7 +105,7 @@ class Runner:
             self._decoder.take(counter, shape)
             if shape.logit_rows:
                 self._take_logits(counter, shape.logit_rows)
-                sampling.Buffers.take(counter, shape.logit_rows, self._vocab_size)
+                sampling.Buffers.take(counter, self._ops, shape.logit_rows, self._vocab_size)
             if len(self._counted) >= _REMEMBERED_SHAPES:
                 self._counted.clear()
             known = self._counted[shape] = counter.peak

@@ -29,7 +29,7 @@ from ellm.core.errors import ConfigError
 
 NAME = "_native.so"
 # ELLM_INTERFACE of the header that the structs below follow.
-INTERFACE = 2
+INTERFACE = 3
 
 
 class Dtype(IntEnum):
@@ -48,7 +48,8 @@ class Kind(IntEnum):
     ACTIVATE = 7
     SELECT = 8
     EMBED = 9
-    ARGMAX = 10
+    SAMPLE = 10
+    SCORE = 11
 
 
 def _fields(pointers: str, numbers: str, doubles: str = "") -> list[tuple[str, type]]:
@@ -104,8 +105,14 @@ class Select(Structure):
     _fields_ = _fields("x out places", "rows width x_stride out_stride total")
 
 
-class Argmax(Structure):
-    _fields_ = _fields("x out", "rows width x_stride")
+class Sample(Structure):
+    _fields_ = _fields(
+        "x how starts places values out room", "threads room_stride rows width x_stride"
+    )
+
+
+class Score(Structure):
+    _fields_ = _fields("x targets values ids room", "threads room_stride rows width x_stride top")
 
 
 class _Any(Union):
@@ -119,7 +126,8 @@ class _Any(Union):
         ("attention", Attention),
         ("activate", Activate),
         ("select", Select),
-        ("argmax", Argmax),
+        ("sample", Sample),
+        ("score", Score),
     )
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ellm.core.plan import StepShape
+from ellm.core.units import round_up
 from ellm.kernels.cpu import library as native
 from ellm.kernels.cpu.attention import NativeAttention
 from ellm.kernels.cpu.library import DTYPES, Kind, Library, Op, operation
 from ellm.kernels.cpu.tape import Tape
 from ellm.kernels.heights import height
-from ellm.kernels.ops import Activation, AttentionPlan, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.ops import Activation, AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.scratch import Scratch
 
 # kWidest of native/attention_room.h.
@@ -34,6 +35,13 @@ class Room(Temp):
 
     attention: Tensor
     threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRoom(Temp):
+    """What each of so many threads needs for a row of logits, uint8 [threads, bytes]."""
+
+    threads: Tensor
 
 
 class NativeOps:
@@ -208,9 +216,42 @@ class NativeOps:
         assert isinstance(temp, Room)
         return NativeAttention(self._emit, kv, windows, segments, temp.attention, temp.threads)
 
-    def argmax(self, x: Tensor, out: Tensor) -> None:
-        op = operation(Kind.ARGMAX, x)
-        op.of.argmax = native.Argmax(x.data_ptr(), out.data_ptr(), *x.shape, x.stride(0))
+    def logit_temp(self, scratch: Scratch, rows: int, width: int, top: int) -> LogitRoom:
+        # Depths while a token is drawn, the likeliest while tokens are scored.
+        stride = round_up(max(4 * width, 8 * min(top, width)), 64)
+        return LogitRoom(scratch.take((self._threads, stride), torch.uint8))
+
+    def sample(self, x: Tensor, how: Tensor, changes: Changes, out: Tensor, temp: Temp) -> None:
+        assert isinstance(temp, LogitRoom)
+        op = operation(Kind.SAMPLE, x)
+        op.of.sample = native.Sample(
+            x.data_ptr(),
+            how.data_ptr(),
+            changes.starts.data_ptr(),
+            changes.ids.data_ptr(),
+            changes.values.data_ptr(),
+            out.data_ptr(),
+            temp.threads.data_ptr(),
+            *temp.threads.shape,
+            *x.shape,
+            x.stride(0),
+        )
+        self._emit(op)
+
+    def score(self, x: Tensor, targets: Tensor, values: Tensor, ids: Tensor, temp: Temp) -> None:
+        assert isinstance(temp, LogitRoom)
+        op = operation(Kind.SCORE, x)
+        op.of.score = native.Score(
+            x.data_ptr(),
+            targets.data_ptr(),
+            values.data_ptr(),
+            ids.data_ptr(),
+            temp.threads.data_ptr(),
+            *temp.threads.shape,
+            *x.shape,
+            x.stride(0),
+            values.shape[1] - 1,
+        )
         self._emit(op)
 
     def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
