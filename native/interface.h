@@ -40,9 +40,11 @@ struct ellm_linear {
 
 // Over the last axis of [rows, heads, width]: mean and deviation with a bias, rms without.
 struct ellm_norm {
-  const void *x, *weight, *bias;  // bias may be null
-  void *out;
-  int64_t rows, heads, width, x_stride, x_head_stride, out_stride, out_head_stride;
+  void *x;
+  const void *added;  // may be null; else x[r] += added[r] first, of one head
+  const void *weight, *bias;  // bias may be null
+  void *out;  // may be x or added
+  int64_t rows, heads, width, x_stride, x_head_stride, added_stride, out_stride, out_head_stride;
   double eps;
 };
 

@@ -27,21 +27,31 @@ static void by_rows(int64_t rows, int64_t numbers, const F &work) {
 }
 
 template <class T>
-static void norm(const ellm_norm &op) {
+static inline void add_some(typename T::Element *to, const typename T::Element *x, int lanes) {
+  write_some<T>(to, read_some<T>(to, lanes) + read_some<T>(x, lanes), lanes);
+}
+
+template <class T, bool kAdds>
+static void norm_rows(const ellm_norm &op) {
   using E = typename T::Element;
   const auto *weight = static_cast<const E *>(op.weight), *bias = static_cast<const E *>(op.bias);
-  const auto one = [&](const E *x, E *out) {
+  const auto one = [&](E *x, const E *added, E *out) {
+    // Who reads x first adds to it, and reads what was rounded.
+    const auto fresh = [&](int64_t i, int lanes) {
+      if (kAdds) add_some<T>(x + i, added + i, lanes);
+      return read_some<T>(x + i, lanes);
+    };
     const auto count = static_cast<float>(op.width);
     float mean = 0;
     if (bias) {
       Floats total = {};
-      for_each<T>(op.width, [&](int64_t i, int lanes) { total = total + read_some<T>(x + i, lanes); });
+      for_each<T>(op.width, [&](int64_t i, int lanes) { total = total + fresh(i, lanes); });
       mean = sum(total) / count;
     }
     Floats squares = {};
     for_each<T>(op.width, [&](int64_t i, int lanes) {
       // Lanes beyond the end would count as 0 - mean.
-      Floats y = read_some<T>(x + i, lanes) - mean;
+      Floats y = (bias ? read_some<T>(x + i, lanes) : fresh(i, lanes)) - mean;
       for (int lane = lanes; lane < kLanes; ++lane) y[lane] = 0;
       squares = squares + y * y;
     });
@@ -53,11 +63,18 @@ static void norm(const ellm_norm &op) {
     });
   };
   by_rows(op.rows, op.heads * op.width, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row)
+    for (int64_t row = first; row < last; ++row) {
+      const E *added = kAdds ? static_cast<const E *>(op.added) + row * op.added_stride : nullptr;
       for (int64_t head = 0; head < op.heads; ++head)
-        one(static_cast<const E *>(op.x) + row * op.x_stride + head * op.x_head_stride,
+        one(static_cast<E *>(op.x) + row * op.x_stride + head * op.x_head_stride, added,
             static_cast<E *>(op.out) + row * op.out_stride + head * op.out_head_stride);
+    }
   });
+}
+
+template <class T>
+static void norm(const ellm_norm &op) {
+  op.added ? norm_rows<T, true>(op) : norm_rows<T, false>(op);
 }
 
 template <class T>
@@ -66,9 +83,8 @@ static void add(const ellm_add &op) {
   by_rows(op.rows, op.width, [&](int64_t first, int64_t last) {
     const E *x = static_cast<const E *>(op.x) + first * op.width;
     E *to = static_cast<E *>(op.residual) + first * op.width;
-    for_each<T>((last - first) * op.width, [&](int64_t i, int lanes) {
-      write_some<T>(to + i, read_some<T>(to + i, lanes) + read_some<T>(x + i, lanes), lanes);
-    });
+    for_each<T>((last - first) * op.width,
+                [&](int64_t i, int lanes) { add_some<T>(to + i, x + i, lanes); });
   });
 }
 

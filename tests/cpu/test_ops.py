@@ -74,6 +74,31 @@ def test_layer_norm(name: str, tokens: int, width: int, dtype: torch.dtype, seed
     close(out, wanted)
 
 
+@given(sizes, st.integers(2, 70), dtypes, st.booleans(), st.booleans(), seeds)
+def test_a_norm_adds_as_add_would(
+    name: str, tokens: int, width: int, dtype: torch.dtype, biased: bool, apart: bool, seed: int
+) -> None:
+    assume(computes(name, dtype))
+    ops = BACKENDS[name]
+    x, added, out = (random(seed + i, tokens, width, dtype=dtype) for i in range(3))
+    weight, bias = (random(seed + i, width, dtype=dtype) for i in (3, 4))
+
+    def norm(x: Tensor, out: Tensor, added: Tensor | None) -> None:
+        with temp(name, tokens, 1, width, dtype) as room:
+            if biased:
+                ops.layer_norm(x, weight, bias, 1e-5, out, room, added)
+            else:
+                ops.rms_norm(x, weight, 1e-5, out, room, added)
+
+    summed, wanted = x.clone(), torch.empty_like(x)
+    ops.add(added, summed)
+    norm(summed, wanted, None)
+    to = out if apart else added
+    norm(x, to, added)
+    assert torch.equal(x, summed)
+    assert torch.equal(to, wanted)
+
+
 @given(st.integers(1, 130), st.integers(1, 150), st.integers(1, 150), dtypes, st.booleans(), seeds)
 def test_linear(
     name: str,

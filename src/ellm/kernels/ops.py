@@ -153,14 +153,36 @@ class Ops(Protocol):
         """Rows `rows` (int64) of `x`, which is not packed."""
         ...
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, temp: Temp) -> None:
-        """x / rms(x) × weight over the last axis, the mean in float32.  `out` may be `x`."""
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        out: Tensor,
+        temp: Temp,
+        added: Tensor | None = None,
+    ) -> None:
+        """x / rms(x) × weight over the last axis, the mean in float32.
+
+        With `added` ([T, hidden] as `x`) first what `add` does: bit for bit the two, one after the
+        other.  `out` may be either of them.
+        """
         ...
 
     def layer_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, temp: Temp
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        out: Tensor,
+        temp: Temp,
+        added: Tensor | None = None,
     ) -> None:
-        """(x - mean) / deviation × weight + bias over the last axis, in float32."""
+        """(x - mean) / deviation × weight + bias over the last axis, in float32.
+
+        `added` and `out` are as for `rms_norm`.
+        """
         ...
 
     def add(self, x: Tensor, residual: Tensor) -> None:

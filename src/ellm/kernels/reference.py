@@ -71,15 +71,34 @@ class ReferenceOps:
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
         torch.index_select(x, 0, rows, out=out)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, temp: Temp) -> None:
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        out: Tensor,
+        temp: Temp,
+        added: Tensor | None = None,
+    ) -> None:
+        if added is not None:
+            self.add(added, x)
         wide, narrow = _norm_room(x, temp)
         wide.copy_(x)
         _divide_by_rms(wide, narrow, eps)
         out.copy_(wide).mul_(weight)
 
     def layer_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, temp: Temp
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        out: Tensor,
+        temp: Temp,
+        added: Tensor | None = None,
     ) -> None:
+        if added is not None:
+            self.add(added, x)
         wide, narrow = _norm_room(x, temp)
         wide.copy_(x)
         wide.sub_(torch.mean(wide, -1, keepdim=True, out=narrow))

@@ -100,17 +100,20 @@ class Decoder:
         """Run all layers; the residual stream [T, hidden] is left in `buffers.hidden`."""
         self._embed(inputs, buffers)
         plan = self._ops.plan_attention(kv, self.spec.windows, inputs.segments, buffers.temp)
+        # What a part of a layer answered is added to the residual by the norm that follows it.
+        answer: Tensor | None = None
         for index, layer in enumerate(self._weights.layers):
-            self._norm(buffers.hidden, layer.attention_norm, buffers.normed, buffers.temp)
+            self._norm(buffers.hidden, layer.attention_norm, buffers.normed, buffers.temp, answer)
+            answer = buffers.normed
             if ferry is not None:
                 ferry.enter(index)
             self._attention(index, layer, inputs, kv, plan, buffers)
             if ferry is not None:
                 ferry.leave(index)
-            self._ops.add(buffers.normed, buffers.hidden)
-            self._norm(buffers.hidden, layer.mlp_norm, buffers.normed, buffers.temp)
+            self._norm(buffers.hidden, layer.mlp_norm, buffers.normed, buffers.temp, answer)
             self._mlp(layer, buffers)
-            self._ops.add(buffers.normed, buffers.hidden)
+        if answer is not None:
+            self._ops.add(answer, buffers.hidden)
 
     def logits(self, rows: Tensor, buffers: Buffers, selected: Tensor, out: Tensor) -> None:
         """Vocabulary scores after the tokens in `rows`, in the first R rows of `out`.
@@ -133,11 +136,14 @@ class Decoder:
             ops.select(table, inputs.positions, buffers.normed[:tokens])
             ops.add(buffers.normed[:tokens], buffers.hidden[:tokens])
 
-    def _norm(self, x: Tensor, norm: Affine, out: Tensor, temp: Temp) -> None:
+    def _norm(
+        self, x: Tensor, norm: Affine, out: Tensor, temp: Temp, added: Tensor | None = None
+    ) -> None:
+        eps = self.spec.norm_eps
         if norm.bias is None:
-            self._ops.rms_norm(x, norm.weight, self.spec.norm_eps, out, temp)
+            self._ops.rms_norm(x, norm.weight, eps, out, temp, added)
         else:
-            self._ops.layer_norm(x, norm.weight, norm.bias, self.spec.norm_eps, out, temp)
+            self._ops.layer_norm(x, norm.weight, norm.bias, eps, out, temp, added)
 
     def _attention(
         self,

@@ -67,8 +67,8 @@ class Linear(Structure):
 
 class Norm(Structure):
     _fields_ = _fields(
-        "x weight bias out",
-        "rows heads width x_stride x_head_stride out_stride out_head_stride",
+        "x added weight bias out",
+        "rows heads width x_stride x_head_stride added_stride out_stride out_head_stride",
         "eps",
     )
 

@@ -112,21 +112,43 @@ class NativeOps:
         )
         self._emit(op)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, temp: Temp) -> None:
-        self._norm(x, weight, None, eps, out)
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        out: Tensor,
+        temp: Temp,
+        added: Tensor | None = None,
+    ) -> None:
+        self._norm(x, weight, None, eps, out, added)
 
     def layer_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, temp: Temp
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        out: Tensor,
+        temp: Temp,
+        added: Tensor | None = None,
     ) -> None:
-        self._norm(x, weight, bias, eps, out)
+        self._norm(x, weight, bias, eps, out, added)
 
     def _norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, out: Tensor
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        out: Tensor,
+        added: Tensor | None,
     ) -> None:
         op = operation(Kind.NORM, x)
         heads = x.shape[1] if x.dim() == 3 else 1
         op.of.norm = native.Norm(
             x.data_ptr(),
+            _address(added),
             weight.data_ptr(),
             _address(bias),
             out.data_ptr(),
@@ -135,6 +157,7 @@ class NativeOps:
             x.shape[-1],
             x.stride(0),
             x.stride(1) if x.dim() == 3 else 0,
+            0 if added is None else added.stride(0),
             out.stride(0),
             out.stride(1) if out.dim() == 3 else 0,
             eps,
