@@ -3,7 +3,9 @@
     tokens ─ embed ─┬─ norm ─ qkv ─ rotate ─ store ─ attend ─ out ─┬─ norm ─ up ─ act ─ down ─┬─ …
                     └───────────────── residual ───────────────────┴──────── residual ────────┘
 
-Sequences of a step lie side by side along the first axis; only attention tells them apart.
+Sequences of a step lie side by side along the first axis; only attention tells them apart.  What
+comes after the last layer's attention is computed for the rows whose logits are wanted, and only
+for them: of a prompt, that is one.
 """
 
 from __future__ import annotations
@@ -33,21 +35,28 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """What a layer writes for each of so many rows, but for its queries, keys and values."""
+
+    hidden: Tensor
+    normed: Tensor
+    attended: Tensor
+    up: Tensor
+    activated: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Buffers:
     """Everything a step writes but its logits.  Those of the MLP lie over those of attention.
 
     All have as many rows as the backend asks for, at least one for each token.
     """
 
-    hidden: Tensor
-    normed: Tensor
+    rows: Rows
     temp: Temp
     cos: Tensor
     sin: Tensor
     qkv: Tensor
-    attended: Tensor
-    up: Tensor
-    activated: Tensor
 
 
 class Decoder:
@@ -79,62 +88,75 @@ class Decoder:
         """
         spec, dtype, tokens = self.spec, self.dtype, self._ops.padded(shape.tokens)
         half = self._dims.rotary_dim // 2
-        hidden = scratch.take((tokens, spec.hidden_size), dtype)
         temp = self._ops.temp(scratch, self._dims, replace(shape, tokens=tokens))
-        mark = scratch.mark()
-        normed = scratch.take((tokens, spec.hidden_size), dtype)
         cos = scratch.take((tokens, 1, 1, half), dtype)
         sin = scratch.take((tokens, 1, 1, half), dtype)
-        inner = scratch.mark()
+        rows = self._take_rows(scratch, tokens)
+        mark = scratch.mark()
         qkv = scratch.take((tokens, spec.qkv_width), dtype)
-        attended = scratch.take((tokens, spec.query_width), dtype)
-        scratch.release(inner)
-        up = scratch.take((tokens, spec.up_width), dtype)
-        activated = scratch.take((tokens, spec.intermediate_size), dtype)
         scratch.release(mark)
-        return Buffers(hidden, normed, temp, cos, sin, qkv, attended, up, activated)
+        return Buffers(rows, temp, cos, sin, qkv)
+
+    def take_last(self, scratch: Scratch, rows: int) -> Rows:
+        """Room for `logits` of so many rows."""
+        return self._take_rows(scratch, self._ops.padded(rows))
+
+    def _take_rows(self, scratch: Scratch, rows: int) -> Rows:
+        """The residual stream and what attention answers stay on the stack."""
+        spec, dtype = self.spec, self.dtype
+        hidden = scratch.take((rows, spec.hidden_size), dtype)
+        normed = scratch.take((rows, spec.hidden_size), dtype)
+        inner = scratch.mark()
+        up = scratch.take((rows, spec.up_width), dtype)
+        activated = scratch.take((rows, spec.intermediate_size), dtype)
+        scratch.release(inner)
+        attended = scratch.take((rows, spec.query_width), dtype)
+        return Rows(hidden, normed, attended, up, activated)
 
     def forward(
         self, inputs: Inputs, kv: KvPlanes, buffers: Buffers, ferry: Ferry | None = None
     ) -> None:
-        """Run all layers; the residual stream [T, hidden] is left in `buffers.hidden`."""
+        """Run all layers as far as the last one's attention; `logits` does the rest."""
         self._embed(inputs, buffers)
         plan = self._ops.plan_attention(kv, self.spec.windows, inputs.segments, buffers.temp)
+        rows, temp = buffers.rows, buffers.temp
         # What a part of a layer answered is added to the residual by the norm that follows it.
         answer: Tensor | None = None
         for index, layer in enumerate(self._weights.layers):
-            self._norm(buffers.hidden, layer.attention_norm, buffers.normed, buffers.temp, answer)
-            answer = buffers.normed
+            if index:
+                self._after_attention(self._weights.layers[index - 1], rows, temp)
+            self._norm(rows.hidden, layer.attention_norm, rows.normed, temp, answer)
+            answer = rows.normed
             if ferry is not None:
                 ferry.enter(index)
             self._attention(index, layer, inputs, kv, plan, buffers)
             if ferry is not None:
                 ferry.leave(index)
-            self._norm(buffers.hidden, layer.mlp_norm, buffers.normed, buffers.temp, answer)
-            self._mlp(layer, buffers)
-        if answer is not None:
-            self._ops.add(answer, buffers.hidden)
 
-    def logits(self, rows: Tensor, buffers: Buffers, selected: Tensor, out: Tensor) -> None:
-        """Vocabulary scores after the tokens in `rows`, in the first R rows of `out`.
+    def logits(self, wanted: Tensor, buffers: Buffers, last: Rows, out: Tensor) -> None:
+        """Vocabulary scores after the tokens in rows `wanted`, in the first R rows of `out`.
 
-        `out` is [padded R, vocab], `selected` [padded R, hidden].
+        `out` is [padded R, vocab], `last` has as many rows.
         """
-        self._ops.select(buffers.hidden, rows, selected[: len(rows)])
-        self._norm(selected, self._weights.final_norm, selected, buffers.temp)
-        self._ops.linear(selected, self._weights.head, None, out)
+        ops, temp, count = self._ops, buffers.temp, len(wanted)
+        ops.select(buffers.rows.hidden, wanted, last.hidden[:count])
+        ops.select(buffers.rows.attended, wanted, last.attended[:count])
+        self._after_attention(self._weights.layers[-1], last, temp)
+        self._norm(last.hidden, self._weights.final_norm, last.normed, temp, last.normed)
+        ops.linear(last.normed, self._weights.head, None, out)
 
     def _embed(self, inputs: Inputs, buffers: Buffers) -> None:
         spec, ops, weights = self.spec, self._ops, self._weights
-        ops.embed(weights.embed, inputs.ids, buffers.hidden)
+        ops.embed(weights.embed, inputs.ids, buffers.rows.hidden)
         if spec.rope:
             scale, cos, sin = spec.rope.scale, buffers.cos, buffers.sin
             ops.angles(inputs.positions, self._frequencies, scale, cos, sin, buffers.temp)
         if weights.positions is not None:
             tokens = len(inputs.ids)
             table = weights.positions[spec.position_offset :]
-            ops.select(table, inputs.positions, buffers.normed[:tokens])
-            ops.add(buffers.normed[:tokens], buffers.hidden[:tokens])
+            normed, hidden = buffers.rows.normed[:tokens], buffers.rows.hidden[:tokens]
+            ops.select(table, inputs.positions, normed)
+            ops.add(normed, hidden)
 
     def _norm(
         self, x: Tensor, norm: Affine, out: Tensor, temp: Temp, added: Tensor | None = None
@@ -156,7 +178,7 @@ class Decoder:
     ) -> None:
         spec, ops, qkv, temp = self.spec, self._ops, buffers.qkv, buffers.temp
         heads, kv_heads, width = spec.num_heads, spec.num_kv_heads, spec.head_dim
-        ops.linear(buffers.normed, layer.qkv.weight, layer.qkv.bias, qkv)
+        ops.linear(buffers.rows.normed, layer.qkv.weight, layer.qkv.bias, qkv)
         by_head = qkv.view(-1, heads + 2 * kv_heads, width)
         queries, keys = by_head[:, :heads], by_head[:, heads : heads + kv_heads]
         if layer.query_norm is not None and layer.key_norm is not None:
@@ -166,12 +188,13 @@ class Decoder:
             ops.rotary(by_head[:, : heads + kv_heads], buffers.cos, buffers.sin, temp)
         fresh = by_head[: len(inputs.rows), heads:].view(-1, 2, kv_heads, width)
         ops.store_kv(kv.layers[index], inputs.rows, fresh)
-        plan.run(index, queries, buffers.attended.view(-1, heads, width))
-        out = layer.attention_out
-        ops.linear(buffers.attended, out.weight, out.bias, buffers.normed)
+        plan.run(index, queries, buffers.rows.attended.view(-1, heads, width))
 
-    def _mlp(self, layer: LayerWeights, buffers: Buffers) -> None:
-        spec, ops = self.spec, self._ops
-        ops.linear(buffers.normed, layer.up.weight, layer.up.bias, buffers.up)
-        ops.activate(spec.activation, buffers.up, spec.gated, buffers.activated)
-        ops.linear(buffers.activated, layer.down.weight, layer.down.bias, buffers.normed)
+    def _after_attention(self, layer: LayerWeights, rows: Rows, temp: Temp) -> None:
+        """From what attention gave to the layer's answer, which is left in `rows.normed`."""
+        spec, ops, out = self.spec, self._ops, layer.attention_out
+        ops.linear(rows.attended, out.weight, out.bias, rows.normed)
+        self._norm(rows.hidden, layer.mlp_norm, rows.normed, temp, rows.normed)
+        ops.linear(rows.normed, layer.up.weight, layer.up.bias, rows.up)
+        ops.activate(spec.activation, rows.up, spec.gated, rows.activated)
+        ops.linear(rows.activated, layer.down.weight, layer.down.bias, rows.normed)

@@ -17,7 +17,7 @@ from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
 from ellm.kernels.heights import height
 from ellm.kernels.ops import KvPlanes, Ops, Program, Segment
 from ellm.kernels.scratch import Scratch, scope
-from ellm.models.decoder import Buffers, Decoder, Inputs
+from ellm.models.decoder import Buffers, Decoder, Inputs, Rows
 from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
@@ -149,7 +149,7 @@ class Runner:
             self._decoder.forward(inputs, self._kv, buffers, ferry)
 
         # As many rows, and the first buffer behind all that depend on anything else.
-        key = (len(buffers.hidden), buffers.normed.data_ptr())
+        key = (len(buffers.rows.hidden), buffers.rows.hidden.data_ptr())
         program = self._recorded(key, work) if ferry is None else None
         if program is None:
             work()
@@ -191,27 +191,25 @@ class Runner:
         return tuple(scores)
 
     def _logits(self, rows: Sequence[int], buffers: Buffers) -> Tensor:
-        index, selected, logits = self._take_logits(self._workspace, len(rows))
+        index, last, logits = self._take_logits(self._workspace, len(rows))
         index[: len(rows)].copy_(torch.frombuffer(array("q", rows), dtype=torch.int64))
 
         def work() -> None:
-            self._decoder.logits(index[: len(rows)], buffers, selected, logits)
+            self._decoder.logits(index[: len(rows)], buffers, last, logits)
 
-        program = self._recorded(
-            (len(selected), selected.data_ptr(), buffers.hidden.data_ptr()), work
-        )
+        places = (last.hidden.data_ptr(), buffers.rows.hidden.data_ptr())
+        program = self._recorded((len(last.hidden), *places), work)
         if program is None:
             work()
         else:
             program.run(len(rows), ())
         return logits[: len(rows)]
 
-    def _take_logits(self, scratch: Scratch, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        dtype, rows = self._decoder.dtype, self._ops.padded(rows)
+    def _take_logits(self, scratch: Scratch, rows: int) -> tuple[Tensor, Rows, Tensor]:
         return (
             scratch.take((rows,), torch.int64),
-            scratch.take((rows, self._decoder.spec.hidden_size), dtype),
-            scratch.take((rows, self._vocab_size), dtype),
+            self._decoder.take_last(scratch, rows),
+            scratch.take((self._ops.padded(rows), self._vocab_size), self._decoder.dtype),
         )
 
 
