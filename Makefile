@@ -14,6 +14,13 @@ PORT ?= 8000
 BENCHMARKS := engine elastic-throughput slo layouts sharing multi-model gmlake overhead tier-io \
 	fragmentation nimble
 
+# Another library beside the first, where there was a compiler: products in tiles of AMX, in software.
+MODELLED = $(firstword $(wildcard build/*-*/modelled))
+TILED_TESTS := tests/cpu/test_tiles.py tests/cpu/test_ops.py tests/cpu/test_attention.py \
+	tests/cpu/test_native_attention.py tests/cpu/test_batch_invariance.py
+UNDER_SANITIZERS = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0
+
 .PHONY: help install serve test test-null check sanitize wheel format bench
 
 help:  ## this list
@@ -33,6 +40,7 @@ serve: $(STAMP)  ## serve the bundled model on 127.0.0.1:8000 (HOST= and PORT= c
 
 test: $(STAMP)  ## every tier: null, cpu, gpu (skipped where there is none), e2e
 	$(BIN)/python -m pytest $(wildcard tests/null tests/cpu tests/gpu tests/e2e)
+	$(if $(MODELLED),$(BIN)/python -m pytest --native $(MODELLED) $(TILED_TESTS))
 
 test-null: $(STAMP)  ## the tier that needs no tensor library, in seconds
 	$(BIN)/python -m pytest tests/null
@@ -45,12 +53,12 @@ check: $(STAMP)  ## format, lint, types, import contracts, size budget
 	$(BIN)/python tools/size_budget.py
 
 sanitize: $(STAMP)  ## native kernels under the address and undefined-behaviour sanitizers
-	cmake -S native -B build/sanitized -DELLM_SANITIZE=ON -DCMAKE_BUILD_TYPE=None
+	cmake -S native -B build/sanitized -DELLM_SANITIZE=ON -DELLM_AMX_MODEL=ON -DCMAKE_BUILD_TYPE=None
 	cmake --build build/sanitized --parallel 2
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest --native build/sanitized \
+	$(UNDER_SANITIZERS) $(BIN)/python -m pytest --native build/sanitized \
 		tests/cpu/test_ops.py tests/cpu/test_logits.py tests/cpu/test_attention.py \
 		tests/cpu/test_native_attention.py
+	$(UNDER_SANITIZERS) $(BIN)/python -m pytest --native build/sanitized/modelled $(TILED_TESTS)
 
 wheel: $(STAMP)  ## dist/*.whl with the native library in it, for machines without a compiler
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

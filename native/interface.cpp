@@ -1,4 +1,4 @@
-// The C interface, and the choice of a level.
+// The C interface.
 #include "interface.h"
 
 #include <algorithm>
@@ -12,33 +12,6 @@
 
 namespace ellm {
 namespace {
-
-struct Level {
-  std::string name;
-  Run run;
-};
-
-std::vector<Level> runnable() {
-  std::vector<Level> levels;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                  __builtin_cpu_supports("bmi2");
-  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl");
-  if (v4 && __builtin_cpu_supports("avx512bf16")) levels.push_back({"avx512bf16", avx512bf16::run_one});
-  if (v4) levels.push_back({"avx512", avx512::run_one});
-  if (v3) levels.push_back({"avx2", avx2::run_one});
-#endif
-  levels.push_back({"portable", portable::run_one});
-  return levels;
-}
-
-const std::vector<Level> &levels() {
-  static const std::vector<Level> found = runnable();
-  return found;
-}
 
 // [width rows][words] to [words][width].  A line of every row at a time, so that what is written
 // stays in the cache until it is whole.

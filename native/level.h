@@ -1,5 +1,8 @@
-// What each instruction set provides.
+// What each instruction set provides, and which of them this machine can run.
 #pragma once
+
+#include <string>
+#include <vector>
 
 #include "interface.h"
 
@@ -7,7 +10,12 @@ namespace ellm {
 
 using Run = void (*)(const ellm_op &);
 
-#if defined(__x86_64__)
+namespace amx {
+void run_one(const ellm_op &);
+}
+namespace amx_model {
+void run_one(const ellm_op &);
+}
 namespace avx512bf16 {
 void run_one(const ellm_op &);
 }
@@ -17,9 +25,16 @@ void run_one(const ellm_op &);
 namespace avx2 {
 void run_one(const ellm_op &);
 }
-#endif
 namespace portable {
 void run_one(const ellm_op &);
 }
+
+struct Level {
+  std::string name;
+  Run run;
+};
+
+// Those of this library that this machine can run, best first.
+const std::vector<Level> &levels();
 
 }  // namespace ellm

@@ -334,6 +334,7 @@ struct Attention {
       return {segment, head, 1, 0, 1, op.room + thread * room.thread()};
     };
     Threads::shared().each(static_cast<int>(op.kv_heads * count), [&](int task, int thread) {
+      [[maybe_unused]] const MatrixUnit<T> unit;
       const Block block = one(task % op.kv_heads, thread);
       gather(block);
       split(block, (first + task / op.kv_heads) * kSplit, block.room, states_of(task));
@@ -357,9 +358,10 @@ struct Attention {
       op.segments[i].tasks_before = tasks;
       tasks += blocks(op.segments[i]) * shares(op.segments[i]);
     }
-    Threads::shared().each(static_cast<int>(tasks),
-                           [&](int task, int thread) { all_splits(block(task, thread)); },
-                           static_cast<int>(op.threads));
+    Threads::shared().each(static_cast<int>(tasks), [&](int task, int thread) {
+      [[maybe_unused]] const MatrixUnit<T> unit;
+      all_splits(block(task, thread));
+    }, static_cast<int>(op.threads));
   }
 };
 

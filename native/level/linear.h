@@ -58,7 +58,7 @@ struct Linear {
     const auto *a = reinterpret_cast<const uint32_t *>(x + first * op.x_stride);
     const auto *b = reinterpret_cast<const uint32_t *>(weight + output * op.inputs);
     memset(sums, 0, rows * width * sizeof *sums);
-    if (rows >= 2 * kTileRows && rows < kRows / 2)
+    if (!MatrixUnit<T>::kPresent && rows >= 2 * kTileRows && rows < kRows / 2)
       in_pieces<true>(kPiece, rows, width, a, stride, b, sums);
     else
       in_pieces<false>(kWords, rows, width, a, stride, b, sums);
@@ -85,6 +85,7 @@ struct Linear {
     const int64_t run = std::clamp<int64_t>(count / (4 * Threads::shared().count()), 1, kRun);
     const int64_t runs = (count + run - 1) / run;
     Threads::shared().each(static_cast<int>(blocks * runs), [&](int task, int) {
+      [[maybe_unused]] const MatrixUnit<T> unit;
       const int64_t first = task / runs * kRows, begin = task % runs * run;
       const int64_t last = first + kRows < op.rows ? first + kRows : op.rows;
       const int64_t end = begin + run < count ? begin + run : count;

@@ -3,10 +3,11 @@
 //     sums[r][c] += Σ_k  a[r × a_stride + k] · b[k × b_stride + c]
 //
 // in words.  A sum is made in the order of k, one word after the other, whatever the tile it is in:
-// so a result does not depend on how many rows are multiplied together.
+// so a result does not depend on how many rows are multiplied together.  A matrix unit keeps that
+// promise in an order of its own (amx.h).
 #pragma once
 
-#include "numbers.h"
+#include "matrix_unit.h"
 
 namespace ellm {
 namespace ELLM_LEVEL {
@@ -73,6 +74,9 @@ template <class T, bool kAsks = false>
 static void multiply(int64_t rows, int64_t columns, const uint32_t *a, int64_t a_stride,
                      const uint32_t *b, int64_t b_stride, int64_t words, float *sums,
                      int64_t sum_stride, int64_t ahead = 0) {
+  if constexpr (MatrixUnit<T>::kPresent)
+    return MatrixUnit<T>::multiply(rows, columns, {a, a_stride, b, b_stride}, words, sums,
+                                   sum_stride);
   const auto whole = static_cast<int>(rows / kTileRows);
   for (int64_t r = 0; r < rows; r += kTileRows) {
     const int some = static_cast<int>(rows - r < kTileRows ? rows - r : kTileRows);
