@@ -7,7 +7,8 @@
 // Some rows take about as long as their band takes to come from memory: those go through it in small
 // pieces, and while one serves row after row the next is on its way.  With fewer the machine reads
 // ahead best by itself, with more it does not matter.  Threads share runs of bands that lie behind
-// one another, and blocks of rows where there are many.
+// one another, and blocks of rows where there are many: all blocks of a run one after the other, so
+// that weights come from memory once.
 #pragma once
 
 #include <algorithm>
@@ -86,7 +87,7 @@ struct Linear {
     const int64_t runs = (count + run - 1) / run;
     Threads::shared().each(static_cast<int>(blocks * runs), [&](int task, int) {
       [[maybe_unused]] const MatrixUnit<T> unit;
-      const int64_t first = task / runs * kRows, begin = task % runs * run;
+      const int64_t first = task % blocks * kRows, begin = task / blocks * run;
       const int64_t last = first + kRows < op.rows ? first + kRows : op.rows;
       const int64_t end = begin + run < count ? begin + run : count;
       for (int64_t index = begin; index < end; ++index) {
