@@ -94,3 +94,30 @@ def test_a_view_shares_memory_and_may_be_far_larger_than_what_is_mapped() -> Non
     assert memory[12] == 7
     assert view(memory.data_ptr(), 1 << 44, torch.bfloat16).numel() == 1 << 43
     assert view(memory.data_ptr(), 0).numel() == 0
+
+
+def test_what_was_taken_together_is_found_again() -> None:
+    memory, workspace = room()
+    calls = []
+
+    def take(scratch: Scratch) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(scratch.mark())
+        kept = scratch.take((10,), torch.float32)
+        mark = scratch.mark()
+        passing = scratch.take((100,), torch.float32)
+        scratch.release(mark)
+        return kept, passing
+
+    first = workspace.again("pair", take)
+    top, peak = workspace.mark(), workspace.peak
+    workspace.reset()
+    again = workspace.again("pair", take)
+    assert [t.data_ptr() for t in again] == [t.data_ptr() for t in first]
+    assert (workspace.mark(), workspace.peak) == (top, peak)
+    assert peak > top
+    # Further up it is something else, and so is another key.
+    assert workspace.again("pair", take)[0].data_ptr() > first[0].data_ptr()
+    workspace.reset()
+    workspace.again("other", take)
+    assert calls == [0, top, 0]
+    assert len(memory)  # alive until here

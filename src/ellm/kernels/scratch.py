@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+Taken = TypeVar("Taken")
 
 
 class Scratch(Protocol):
@@ -15,6 +17,13 @@ class Scratch(Protocol):
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A contiguous tensor with undefined contents, aligned to 64 bytes."""
+        ...
+
+    def again(self, key: Hashable, take: Callable[[Scratch], Taken]) -> Taken:
+        """What `take` takes from here on, which must depend on `key` alone.
+
+        Where it has been taken before, the same again, without going through it.
+        """
         ...
 
     def mark(self) -> int:

@@ -98,8 +98,8 @@ class Decoder:
         return Buffers(rows, temp, cos, sin, qkv)
 
     def take_last(self, scratch: Scratch, rows: int) -> Rows:
-        """Room for `logits` of so many rows."""
-        return self._take_rows(scratch, self._ops.padded(rows))
+        """Room for `logits` of so many rows, padded already."""
+        return self._take_rows(scratch, rows)
 
     def _take_rows(self, scratch: Scratch, rows: int) -> Rows:
         """The residual stream and what attention answers stay on the stack."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -47,16 +46,6 @@ class Sampler(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """Where a shape's tensors are, and how the workspace stands once they are taken."""
-
-    inputs: InputRoom
-    buffers: Buffers
-    mark: int
-    peak: int
-
-
 def _rounded(shape: StepShape) -> StepShape:
     """A shape that is at least as large in every respect, of which there are few."""
     return StepShape(
@@ -92,7 +81,6 @@ class Runner:
         self._kv = kv_planes(arena, spec.num_layers, weights.embed.dtype, weights.embed.device)
         self._on_gpu = weights.embed.device.type == "cuda"
         self._counted: dict[StepShape, int] = {}
-        self._taken: dict[StepShape, _Taken] = {}
         self._programs: dict[tuple[int, ...], Program] = {}
 
     def activation_bytes(self, shape: StepShape) -> int:
@@ -101,10 +89,9 @@ class Runner:
         known = self._counted.get(shape)
         if known is None:
             counter = WorkspaceCounter()
-            InputRoom.take(counter, shape)
-            self._decoder.take(counter, shape)
+            self._take(counter, shape)
             if shape.logit_rows:
-                self._take_logits(counter, shape.logit_rows)
+                self._take_logits(counter, self._ops.padded(shape.logit_rows))
                 sampling.Buffers.take(counter, self._ops, shape.logit_rows, self._vocab_size)
             if len(self._counted) >= _REMEMBERED_SHAPES:
                 self._counted.clear()
@@ -115,7 +102,9 @@ class Runner:
     def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
         if ferry is not None and self._on_gpu:
             ferry = OrderedFerry(ferry)
-        room, buffers = self._take(_rounded(plan.shape))
+        shape = _rounded(plan.shape)
+        self._workspace.reset()
+        room, buffers = self._workspace.again(shape, lambda scratch: self._take(scratch, shape))
         inputs = room.fill(plan)
         self._forward(inputs, buffers, ferry)
         pairs = list(zip(plan.steps, inputs.segments, strict=True))
@@ -127,20 +116,8 @@ class Runner:
             results.append(SequenceResult(step.seq_id, token, logprobs, scores))
         return StepResult(tuple(results))
 
-    def _take(self, shape: StepShape) -> tuple[InputRoom, Buffers]:
-        """Room for inputs and buffers; the workspace is left as the decoder leaves it."""
-        workspace = self._workspace
-        known = self._taken.get(shape)
-        if known is not None:
-            workspace.restore(known.mark, known.peak)
-            return known.inputs, known.buffers
-        workspace.reset()
-        inputs = InputRoom.take(workspace, shape)
-        buffers = self._decoder.take(workspace, shape)
-        if len(self._taken) >= _REMEMBERED_SHAPES:
-            self._taken.clear()
-        self._taken[shape] = _Taken(inputs, buffers, workspace.mark(), workspace.peak)
-        return inputs, buffers
+    def _take(self, scratch: Scratch, shape: StepShape) -> tuple[InputRoom, Buffers]:
+        return InputRoom.take(scratch, shape), self._decoder.take(scratch, shape)
 
     def _forward(self, inputs: Inputs, buffers: Buffers, ferry: Ferry | None) -> None:
         """Run all layers: as recorded, where the backend can record and no layer is ferried."""
@@ -191,7 +168,10 @@ class Runner:
         return tuple(scores)
 
     def _logits(self, rows: Sequence[int], buffers: Buffers) -> Tensor:
-        index, last, logits = self._take_logits(self._workspace, len(rows))
+        count = self._ops.padded(len(rows))
+        index, last, logits = self._workspace.again(
+            ("logits", count), lambda scratch: self._take_logits(scratch, count)
+        )
         index[: len(rows)].copy_(torch.frombuffer(array("q", rows), dtype=torch.int64))
 
         def work() -> None:
@@ -206,10 +186,11 @@ class Runner:
         return logits[: len(rows)]
 
     def _take_logits(self, scratch: Scratch, rows: int) -> tuple[Tensor, Rows, Tensor]:
+        """For so many rows, padded already."""
         return (
             scratch.take((rows,), torch.int64),
             self._decoder.take_last(scratch, rows),
-            scratch.take((self._ops.padded(rows), self._vocab_size), self._decoder.dtype),
+            scratch.take((rows, self._vocab_size), self._decoder.dtype),
         )
 
 

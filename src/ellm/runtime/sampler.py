@@ -82,7 +82,7 @@ class Sampler:
         """
         assert logits.shape == (len(tasks), self._vocab_size), (logits.shape, len(tasks))
         with scope(self._workspace) as scratch:
-            buffers = Buffers.take(scratch, self._ops, height(len(tasks)), self._vocab_size)
+            buffers = self._buffers(scratch, len(tasks))
             tokens = self._choose(logits, tasks, buffers)
             wanted = [task.params.logprobs for task in tasks]
             if all(count is None for count in wanted):
@@ -96,9 +96,16 @@ class Sampler:
         """
         assert logits.shape == (len(targets), self._vocab_size), (logits.shape, len(targets))
         with scope(self._workspace) as scratch:
-            buffers = Buffers.take(scratch, self._ops, height(len(targets)), self._vocab_size)
+            buffers = self._buffers(scratch, len(targets))
             reports = self._report(logits, targets, [top] * len(targets), buffers)
         return [report for report in reports if report is not None]
+
+    def _buffers(self, scratch: Scratch, rows: int) -> Buffers:
+        rows = height(rows)
+        return scratch.again(
+            ("sampler", rows),
+            lambda scratch: Buffers.take(scratch, self._ops, rows, self._vocab_size),
+        )
 
     def _choose(self, logits: Tensor, tasks: Sequence[SamplingTask], buffers: Buffers) -> list[int]:
         changes = _changes(logits, tasks, buffers.line)

@@ -10,16 +10,21 @@ bytes a step will take.  Both are a `kernels.scratch.Scratch`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ellm.core.units import round_up
+from ellm.kernels.scratch import Scratch, Taken
 from ellm.runtime.views import view
 
 ALIGNMENT = 64
 _MAX_VIEWS = 8192
+_MAX_GROUPS = 4096
 
 Shape = tuple[int, ...]
 
@@ -41,6 +46,9 @@ class WorkspaceCounter:
             empty = self._empty[dtype] = torch.empty(0, dtype=dtype)
         return empty
 
+    def again(self, key: Hashable, take: Callable[[Scratch], Taken]) -> Taken:
+        return take(self)
+
     def mark(self) -> int:
         return self._top
 
@@ -50,6 +58,15 @@ class WorkspaceCounter:
 
     def reset(self) -> None:
         self._top = self.peak = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What was taken together, and how the stack stood afterwards and at its highest."""
+
+    taken: object
+    top: int
+    peak: int
 
 
 class Workspace:
@@ -65,6 +82,7 @@ class Workspace:
         self._bytes = view(address, self.capacity, torch.uint8, device)
         self._bases: dict[torch.dtype, Tensor] = {}
         self._views: dict[tuple[int, Shape, torch.dtype], Tensor] = {}
+        self._groups: dict[tuple[int, Hashable], _Group] = {}
         self._top = 0
         self.peak = 0
 
@@ -97,10 +115,19 @@ class Workspace:
         assert 0 <= mark <= self._top, (mark, self._top)
         self._top = mark
 
-    def restore(self, mark: int, peak: int) -> None:
-        """The stack as it was after the same takes, without taking again."""
-        assert 0 <= mark <= peak <= self.capacity, (mark, peak, self.capacity)
-        self._top, self.peak = mark, peak
+    def again(self, key: Hashable, take: Callable[[Scratch], Taken]) -> Taken:
+        place = (self._top, key)
+        group = self._groups.get(place)
+        if group is None:
+            before, self.peak = self.peak, self._top
+            group = _Group(take(self), self._top, self.peak)
+            if len(self._groups) >= _MAX_GROUPS:
+                self._groups.clear()
+            self._groups[place] = group
+            self.peak = before
+        self._top = group.top
+        self.peak = max(self.peak, group.peak)
+        return cast(Taken, group.taken)
 
     def reset(self) -> None:
         """An empty stack, and a peak that counts from now."""
