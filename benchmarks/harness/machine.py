@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
+from collections import defaultdict
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,17 +39,52 @@ def describe() -> dict[str, str | int]:
     }
 
 
-def peak_rss() -> int:
-    """Most bytes of real memory this process held since it began, or since `forget_peak`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmHWM in /proc/self/status")
+def family(root: int | None = None) -> list[int]:
+    """The process `root`, this one by default, and every living one that descends from it."""
+    children = defaultdict(list)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended since
+            children[int(_stat(stat)[1])].append(int(stat.parent.name))
+    found = [root or os.getpid()]
+    for process in found:  # grows meanwhile
+        found += children[process]
+    return found
 
 
-def forget_peak() -> None:
-    """Let `peak_rss` count from what the process holds now."""
-    Path("/proc/self/clear_refs").write_text("5")
+def peak_rss(root: int | None = None) -> int:
+    """Most bytes of real memory since the beginning, or since `forget_peak`, of a family.
+
+    Each process counts with its own peak and with pages that it shares, so that the sum is an upper
+    bound where there are several.
+    """
+    peak = 0
+    for process in family(root):
+        with suppress(OSError):
+            status = Path(f"/proc/{process}/status").read_text()
+            peak += sum(1024 * int(kib) for kib in re.findall(r"^VmHWM:\s+(\d+)", status, re.M))
+    assert peak, "no VmHWM in /proc"
+    return peak
+
+
+def forget_peak(root: int | None = None) -> None:
+    """Let `peak_rss` count from what the family holds now."""
+    for process in family(root):
+        with suppress(OSError):
+            Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def cpu_seconds(root: int | None = None) -> float:
+    """What a family has worked, with those of it that have ended; to a hundredth."""
+    ticks = 0
+    for process in family(root):
+        with suppress(OSError):
+            ticks += sum(map(int, _stat(Path(f"/proc/{process}/stat"))[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(file: Path) -> list[str]:
+    """The fields of /proc/PID/stat from the third, its state, on."""
+    return file.read_text().rpartition(")")[2].split()
 
 
 def busy_seconds() -> float:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def parser(description: str, folder: Path, arms: Sequence[str], rounds: int) -> _Parser:
+def parser(description: str, folder: Path, arms: Sequence[str], rounds: int | None) -> _Parser:
     """--rounds, --seed, --threads, --arms, --output, and --quick, which only sees that it works.
 
-    A quick run has one round and writes to the temporary directory, never beside real results.
+    `rounds` None is for a runner that has a number of its own for each of several runs.  A quick
+    run has one round and writes to the temporary directory, never beside real results.
     """
     options = _Parser(description=description)
     options.add_argument("--rounds", type=int, default=rounds)

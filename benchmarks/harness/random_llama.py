@@ -18,7 +18,10 @@ SPECIAL = ("<s>", "</s>", "<pad>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomLlama:
-    """A shape.  Weights are bf16, embeddings tied; the tokenizer knows the 256 bytes."""
+    """A shape.  Weights are bf16.
+
+    Text becomes one token a byte; every id stands for text, a byte or a word.
+    """
 
     name: str
     hidden: int
@@ -29,6 +32,7 @@ class RandomLlama:
     mlp: int
     vocab: int = 32_000
     positions: int = 8192
+    tied: bool = True
 
     def cached(self) -> Path:
         """The model's directory, under `$XDG_CACHE_HOME` (`~/.cache`)."""
@@ -72,13 +76,15 @@ class RandomLlama:
                 tensors[name] = torch.ones(rows, dtype=torch.bfloat16)
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         (directory / "config.json").write_text(json.dumps(self._config(), indent=2))
-        _write_tokenizer(directory)
+        _write_tokenizer(directory, self.vocab)
 
     def _matrices(self) -> Iterator[tuple[str, int, int]]:
         """Name, rows and columns of every tensor; 0 columns for a vector."""
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
         yield "model.embed_tokens.weight", self.vocab, self.hidden
         yield "model.norm.weight", self.hidden, 0
+        if not self.tied:
+            yield "lm_head.weight", self.vocab, self.hidden
         for layer in range(self.layers):
             prefix = f"model.layers.{layer}"
             yield f"{prefix}.input_layernorm.weight", self.hidden, 0
@@ -109,7 +115,7 @@ class RandomLlama:
             "rope_theta": 10_000.0,
             "attention_bias": False,
             "mlp_bias": False,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": self.tied,
             "bos_token_id": 0,
             "eos_token_id": 1,
             "pad_token_id": 2,
@@ -120,11 +126,25 @@ class RandomLlama:
 LLAMA_168M = RandomLlama(name="llama-168m", hidden=1024, layers=12, heads=16, kv_heads=4, mlp=2816)
 
 
-def _write_tokenizer(directory: Path) -> None:
+# The shape of TinyLlama 1.1B.
+LLAMA_1B = RandomLlama(
+    name="llama-1b", hidden=2048, layers=22, heads=32, kv_heads=4, mlp=5632, tied=False
+)
+
+
+def _word(number: int) -> str:
+    """A space, in the spelling of byte-level vocabularies, and letters that no other number has."""
+    letters = "".join(chr(ord("a") + number // 26**place % 26) for place in range(4))
+    return f"Ġ{letters}"
+
+
+def _write_tokenizer(directory: Path, vocab: int) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *alphabet])}
+    known = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    # No merge makes a word; they are there so that a server has something to send for each token.
+    known += [_word(number) for number in range(len(known), vocab)]
+    vocabulary = {token: number for number, token in enumerate(known)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

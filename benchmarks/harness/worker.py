@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
-from harness.machine import busy_seconds, forget_peak, peak_rss
+from harness.machine import busy_seconds, cpu_seconds, forget_peak, peak_rss
 
 Json = dict[str, Any]
 LOG_TAIL = 3000
@@ -31,10 +31,15 @@ class Worker:
     """`script`, which calls `serve`, run by `python` and loaded with `opening`.
 
     A fresh one for every trial, or one for all: they are as many processes as there are workers.
+    `environment` is added to this process's.
     """
 
     def __init__(
-        self, script: Path, opening: Mapping[str, Any], python: str = sys.executable
+        self,
+        script: Path,
+        opening: Mapping[str, Any],
+        python: str = sys.executable,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._script = script
         self._log = os.memfd_create("log")
@@ -43,7 +48,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": _search_path()},
+            env={**os.environ, "PYTHONPATH": _search_path(), **environment},
             text=True,
         )
         ready = self._exchange(opening)
@@ -51,8 +56,8 @@ class Worker:
         self.load_peak_rss: int = ready["peak_rss"]
 
     def ask(self, question: Mapping[str, Any]) -> Json:
-        """The script's answer, with `cpu` (its seconds), `peak_rss` (bytes, while it answered)
-        and `other_cpus` (cores that everybody else kept busy meanwhile)."""
+        """The script's answer, with `cpu` (its seconds), `peak_rss` (bytes, while it answered),
+        both with its children, and `other_cpus` (cores that everybody else kept busy)."""
         before, start = busy_seconds(), time.perf_counter()
         answer = self._exchange(question)
         wall = time.perf_counter() - start
@@ -113,9 +118,9 @@ def serve(load: Callable[[Json], Callable[[Json], Json]]) -> None:
     print(json.dumps(ready), file=protocol)
     for line in sys.stdin:
         forget_peak()
-        cpu = time.process_time()
+        cpu = cpu_seconds()
         reply = answer(json.loads(line))
-        spent = {"cpu": time.process_time() - cpu, "peak_rss": peak_rss()}
+        spent = {"cpu": cpu_seconds() - cpu, "peak_rss": peak_rss()}
         print(json.dumps({**reply, **spent}), file=protocol)
 
 
