@@ -70,6 +70,6 @@ format: $(STAMP)  ## rewrite the sources in the house style
 
 bench: $(BENCHMARKS:%=bench-%)  ## every benchmark and its figure, one after the other; some hours, most of them multi-model
 
-bench-%: $(STAMP)  ## one benchmark, as bench-slo; some minutes each (benchmarks/ lists them)
+bench-%: $(STAMP)  ## one benchmark, as bench-slo; some minutes each, bench-engine an hour (benchmarks/ lists them)
 	$(BIN)/python benchmarks/$*/run.py
 	@if test -f benchmarks/$*/plot.py; then $(BIN)/python benchmarks/$*/plot.py; fi

@@ -1,6 +1,6 @@
 """One engine in a process of its own (harness/worker.py).
 
-opening    {"engine": name, "model": directory, "threads": 2}
+opening    {"engine": name, "setting": what Setting takes}
 question   {"prompts": [[ids], ...], "n": 128}
 answer     {"seconds": 1.5, "tokens": 2048}
 """
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+from setting import KV_BYTES, STEP_TOKENS, Setting
 
 from harness.worker import Json, serve
 
@@ -18,20 +21,47 @@ Generate = Callable[[Prompts, int], int]
 """Continue every prompt by n tokens, greedily; returns how many tokens that made."""
 
 
-def ellm(model: str) -> Generate:
+def ellm(setting: Setting) -> Generate:
     from ellm import LLM, SamplingParams
 
-    # A prompt is asked twice, for one token and for all, and must cost the same both times.
+    # What is kept grows with the budget; other engines keep what their reserved KV holds.
+    weights = sum(file.stat().st_size for file in Path(setting.model).glob("*.safetensors"))
     llm = LLM(
-        model,
+        setting.model,
         dtype="bfloat16",
-        max_model_len=4096,
-        max_num_seqs=32,
-        enable_prefix_caching=False,
+        max_model_len=setting.context,
+        max_num_seqs=setting.sequences,
+        threads=setting.threads,
+        enable_prefix_caching=setting.reuse,
+        memory=weights + 2 * KV_BYTES if setting.reuse else None,
     )
+    return _llm(llm, SamplingParams)
+
+
+def vllm(setting: Setting) -> Generate:
+    """vLLM's CPU engine, in this process."""
+    import os
+
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        setting.model,
+        dtype="bfloat16",
+        max_model_len=setting.context,
+        max_num_seqs=setting.sequences,
+        max_num_batched_tokens=STEP_TOKENS,
+        enable_prefix_caching=setting.reuse,
+        seed=0,
+    )
+    return _llm(llm, SamplingParams)
+
+
+def _llm(llm: Any, params_of: Any) -> Generate:
+    """The call that vLLM has and eLLM takes over."""
 
     def generate(prompts: Prompts, n: int) -> int:
-        params = SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, detokenize=False)
+        params = params_of(max_tokens=n, temperature=0, ignore_eos=True, detokenize=False)
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         answers = llm.generate(inputs, params, use_tqdm=False)
         return sum(len(answer.outputs[0].token_ids) for answer in answers)
@@ -39,41 +69,65 @@ def ellm(model: str) -> Generate:
     return generate
 
 
-def _reference(model: str) -> Any:
+def _reference(setting: Setting) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(setting.threads)
     loaded = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.bfloat16, attn_implementation="sdpa"
+        setting.model, dtype=torch.bfloat16, attn_implementation="sdpa"
     ).eval()
     loaded.generation_config.eos_token_id = None
     loaded.generation_config.pad_token_id = 2
     return loaded
 
 
-def transformers(model: str) -> Generate:
-    """`generate`, one static batch."""
+def transformers(setting: Setting) -> Generate:
+    """`generate`, one static batch; `reuse` continues a cache that the last prompt filled."""
     import torch
+    from transformers import DynamicCache
 
-    loaded = _reference(model)
+    loaded = _reference(setting)
+    last: list[int] = []
+    kept = DynamicCache()
+
+    def cache(prompt: Sequence[int]) -> DynamicCache | None:
+        if not setting.reuse:
+            return None
+        if (extra := kept.get_seq_length() - _shared(last, prompt)) > 0:
+            kept.crop(-extra)
+        last[:] = prompt
+        return kept
 
     def generate(prompts: Prompts, n: int) -> int:
         ids = torch.tensor(prompts)
         with torch.inference_mode():
             answer = loaded.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False
+                ids,
+                attention_mask=torch.ones_like(ids),
+                past_key_values=cache(prompts[0]),
+                max_new_tokens=n,
+                do_sample=False,
             )
         return int(answer.shape[0] * (answer.shape[1] - ids.shape[1]))
 
     return generate
 
 
-def transformers_cb(model: str) -> Generate:
+def _shared(known: Sequence[int], prompt: Sequence[int]) -> int:
+    """How many tokens the two begin with alike, and at least one of `prompt` is left."""
+    same = 0
+    while same < min(len(known), len(prompt) - 1) and known[same] == prompt[same]:
+        same += 1
+    return same
+
+
+def transformers_cb(setting: Setting) -> Generate:
     """`generate_batch`, continuous batching with a pool large enough for every request."""
     from transformers import GenerationConfig
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-    loaded = _reference(model)
+    loaded = _reference(setting)
     pool = ContinuousBatchingConfig(
         page_size=256, num_blocks=64, max_batch_tokens=2048, allow_block_sharing=False
     )
@@ -94,50 +148,52 @@ def transformers_cb(model: str) -> Generate:
     return generate
 
 
-def vllm(model: str) -> Generate:
-    """vLLM's CPU engine, in this process; runs in an environment of its own."""
-    import os
+def openvino(setting: Setting) -> Generate:
+    """OpenVINO GenAI, continuous batching."""
+    import numpy as np
+    import openvino_genai as genai
+    from openvino import Tensor
 
-    os.environ |= {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    from vllm import LLM, SamplingParams
-
-    llm = LLM(
-        model,
-        dtype="bfloat16",
-        max_model_len=4096,
-        max_num_seqs=32,
-        max_num_batched_tokens=4096,
-        enable_prefix_caching=False,
-        seed=0,
-    )
+    pool = genai.SchedulerConfig()
+    pool.cache_size = KV_BYTES >> 30
+    pool.max_num_batched_tokens = STEP_TOKENS
+    pool.max_num_seqs = setting.sequences
+    pool.enable_prefix_caching = setting.reuse
+    properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": setting.threads}
+    if _computes_bf16():
+        properties |= {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16"}
+    pipeline = genai.ContinuousBatchingPipeline(setting.model, pool, "CPU", properties)
 
     def generate(prompts: Prompts, n: int) -> int:
-        params = SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, detokenize=False)
-        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        answers = llm.generate(inputs, params, use_tqdm=False)
-        return sum(len(answer.outputs[0].token_ids) for answer in answers)
+        config = genai.GenerationConfig()
+        config.max_new_tokens = n
+        config.ignore_eos = True
+        config.do_sample = False
+        ids = [Tensor(np.array([prompt], dtype=np.int64)) for prompt in prompts]
+        answers = pipeline.generate(ids, [config] * len(prompts))
+        return sum(len(answer.m_generation_ids[0]) for answer in answers)
 
     return generate
 
 
-ENGINES = {"ellm": ellm, "transformers": transformers, "transformers-cb": transformers_cb}
-# In environments of their own, where these are installed.
-PEERS = {"vllm": vllm}
+def _computes_bf16() -> bool:
+    """Whether the processor multiplies bf16 itself; OpenVINO's float32 is faster than emulation."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+ENGINES = {
+    "ellm": ellm,
+    "transformers": transformers,
+    "transformers-cb": transformers_cb,
+    "vllm": vllm,
+    "openvino": openvino,
+}
 
 
 def load(opening: Json) -> Callable[[Json], Json]:
-    import os
-
-    os.environ["OMP_NUM_THREADS"] = str(opening["threads"])
-    import torch
-
-    torch.set_num_threads(opening["threads"])
-    generate = (ENGINES | PEERS)[opening["engine"]](opening["model"])
+    setting = Setting(**opening["setting"])
+    generate = ENGINES[opening["engine"]](setting)
 
     def answer(question: Json) -> Json:
         start = time.perf_counter()
