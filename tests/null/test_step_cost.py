@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -172,7 +172,7 @@ def test_predictions_are_positive_and_rise_with_every_part_of_the_load(
     least = cost.predict(load)
     assert least >= 0
     for name in ("tokens", "attention", "kv_tokens", "sequences"):
-        larger = replace(load, **{name: getattr(load, name) + getattr(more, name)})
+        larger = load._replace(**{name: getattr(load, name) + getattr(more, name)})
         assert cost.predict(larger) >= least
 
 
