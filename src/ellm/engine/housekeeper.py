@@ -12,6 +12,7 @@ speculative pre-mapping); it takes free chunks only, and is the first thing to b
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from itertools import cycle
 
@@ -22,8 +23,8 @@ from ellm.core.units import MIB
 from ellm.engine.assembly import EngineMemory
 from ellm.memory.metered import MeteredDriver
 
-# Rows are mapped ahead once fewer than this many tokens of room are left, which is looked for once
-# in so many steps.
+# Rows are mapped ahead once fewer than this many tokens of room are left.  Each step looks at every
+# eighth sequence only: those that began together would all have their rows mapped in one step.
 AHEAD_TOKENS = 32
 AHEAD_STEPS = 8
 # Most bytes that all sequences together have mapped ahead (eLLM stays below 50 MB).
@@ -41,9 +42,9 @@ class Housekeeper:
     def __init__(self, memory: EngineMemory) -> None:
         self._memory = memory
         self._premaps = memory.config.uses(ElasticPart.PREMAP)
-        self._turns = cycle(turn == 0 for turn in range(AHEAD_STEPS))
+        self._turns = cycle(range(AHEAD_STEPS))
 
-    def tidy(self, running: Iterable[Sequence]) -> None:
+    def tidy(self, running: SequenceOf[Sequence]) -> None:
         """Do what can be done while nobody waits for it."""
         before = self._driver_seconds
         self._unmap(wait=False)
@@ -51,8 +52,8 @@ class Housekeeper:
         kept, pool = self._memory.kv.kept, self._memory.pool
         if kept is not None:
             kept.copy_down(int(HIGH_WATER * pool.total) - pool.free)
-        if self._premaps and next(self._turns):
-            self._map_ahead(running)
+        if self._premaps:
+            self._map_ahead(running[next(self._turns) :: AHEAD_STEPS])
         self._memory.kv.room.stats.tidy_driver.observe(self._driver_seconds - before)
 
     def settle(self) -> None:
