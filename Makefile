@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-BENCHMARKS := engine elastic-throughput slo layouts sharing multi-model gmlake overhead tier-io \
+BENCHMARKS := engine step elastic-throughput slo layouts sharing multi-model gmlake overhead tier-io \
 	fragmentation nimble
 
 # Another library beside the first, where there was a compiler: products in tiles of AMX, in software.

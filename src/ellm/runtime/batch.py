@@ -12,6 +12,7 @@ from ellm.kernels.heights import height
 from ellm.kernels.ops import Segment
 from ellm.kernels.scratch import Scratch
 from ellm.models.decoder import Inputs
+from ellm.runtime.views import put
 
 
 class InputRoom:
@@ -22,7 +23,7 @@ class InputRoom:
 
     def __init__(self, room: Tensor) -> None:
         self._room = room
-        self._views: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._views: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     @classmethod
     def take(cls, scratch: Scratch, shape: StepShape) -> InputRoom:
@@ -46,16 +47,15 @@ class InputRoom:
                 for first, last in table.runs(start, start + count):
                     rows += range(first, last)
         assert len(ids) == len(rows) == plan.shape.tokens, (len(ids), len(rows), plan.shape)
-        columns = self._first(len(ids))
-        # A tenth of the time that a tensor of nested lists takes.
-        flat = torch.frombuffer(array("q", ids + positions + rows), dtype=torch.int64)
-        columns[0].copy_(flat.view(3, len(ids)))
-        return Inputs(columns[1], columns[2], columns[3], segments)
+        views = self._first(len(ids))
+        for numbers, view in zip((ids, positions, rows), views, strict=True):
+            put(array("q", numbers), view)
+        return Inputs(*views, segments)
 
-    def _first(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The first `count` columns, and each of their three rows."""
+    def _first(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first `count` ids, positions and rows."""
         found = self._views.get(count)
         if found is None:
-            columns = self._room[:, :count]
-            found = self._views[count] = (columns, columns[0], columns[1], columns[2])
+            ids, positions, rows = self._room[:, :count]
+            found = self._views[count] = (ids, positions, rows)
         return found

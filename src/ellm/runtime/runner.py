@@ -22,7 +22,7 @@ from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
 from ellm.runtime.batch import InputRoom
 from ellm.runtime.ordered_ferry import OrderedFerry
-from ellm.runtime.views import view
+from ellm.runtime.views import put, view
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
 
 # Rows that reach the vocabulary at once: bounds the logits of a long prompt that is scored.
@@ -172,7 +172,7 @@ class Runner:
         index, last, logits = self._workspace.again(
             ("logits", count), lambda scratch: self._take_logits(scratch, count)
         )
-        index[: len(rows)].copy_(torch.frombuffer(array("q", rows), dtype=torch.int64))
+        put(array("q", rows), index)
 
         def work() -> None:
             self._decoder.logits(index[: len(rows)], buffers, last, logits)
@@ -183,7 +183,7 @@ class Runner:
             work()
         else:
             program.run(len(rows), ())
-        return logits[: len(rows)]
+        return logits if len(rows) == count else logits[: len(rows)]
 
     def _take_logits(self, scratch: Scratch, rows: int) -> tuple[Tensor, Rows, Tensor]:
         """For so many rows, padded already."""

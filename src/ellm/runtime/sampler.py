@@ -72,6 +72,7 @@ class Sampler:
         self._vocab_size = vocab_size
         self._workspace = workspace
         self._ops = ops
+        self._plainly: dict[int, tuple[Tensor, Changes]] = {}
 
     def sample(
         self, logits: Tensor, tasks: Sequence[SamplingTask]
@@ -108,11 +109,25 @@ class Sampler:
         )
 
     def _choose(self, logits: Tensor, tasks: Sequence[SamplingTask], buffers: Buffers) -> list[int]:
-        changes = _changes(logits, tasks, buffers.line)
-        ids = buffers.ids[: len(tasks)]
-        self._ops.sample(logits, _how(tasks), changes, ids, buffers.temp)
+        count = len(tasks)
+        if all(task.params.greedy and not _touched(task) for task in tasks):
+            how, changes = self._plain(count, logits.device)
+        else:
+            how, changes = _how(tasks), _changes(logits, tasks, buffers.line)
+        ids = buffers.ids if height(count) == count else buffers.ids[:count]
+        self._ops.sample(logits, how, changes, ids, buffers.temp)
         tokens: list[int] = ids.tolist()
         return tokens
+
+    def _plain(self, count: int, device: torch.device) -> tuple[Tensor, Changes]:
+        """How `count` rows are sampled of which only the likeliest token is wanted."""
+        found = self._plainly.get(count)
+        if found is None:
+            how = torch.tensor([_GREEDY] * count, dtype=torch.float64)
+            nowhere = torch.zeros(count + 1, dtype=torch.int64)
+            nothing = torch.empty(0, dtype=torch.float32, device=device)
+            found = self._plainly[count] = how, Changes(nowhere, nowhere[:0], nothing)
+        return found
 
     def _report(
         self,

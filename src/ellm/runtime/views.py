@@ -1,4 +1,4 @@
-"""The only place where an address becomes a tensor.
+"""The only place where an address becomes a tensor, and numbers of Python become a tensor's.
 
 A view owns nothing and touches nothing: it may cover a reservation of which most is unmapped, and
 it stays valid while chunks come and go behind it.  Reading or writing an unmapped part is a fault.
@@ -6,6 +6,8 @@ it stays valid while chunks come and go behind it.  Reading or writing an unmapp
 
 from __future__ import annotations
 
+from array import array
+from ctypes import memmove
 from typing import cast
 
 import torch
@@ -27,3 +29,15 @@ def view(
     # interpreter, and the CUDA array interface asks the driver about addresses not mapped yet.
     storage = torch._C._construct_storage_from_data_pointer(address, empty.device, nbytes)
     return empty.set_(cast(torch.UntypedStorage, storage), 0, (nbytes // dtype.itemsize,), (1,))
+
+
+def put(numbers: array[int], into: Tensor) -> None:
+    """Write int64 numbers to the beginning of a contiguous int64 tensor."""
+    size = len(numbers) * numbers.itemsize
+    assert numbers.typecode == "q", numbers.typecode
+    assert len(numbers) <= into.numel(), (len(numbers), into.shape)
+    if into.is_cpu:
+        # A step does this between kernels, when the caches hold nothing of PyTorch.
+        memmove(into.data_ptr(), numbers.buffer_info()[0], size)
+    else:
+        into[: len(numbers)].copy_(torch.frombuffer(numbers, dtype=torch.int64))
