@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from limits import higher, limits
 from peers import missing
 from scenario import Prompt, Scenario
 from scenarios import ARMS, SCENARIOS
@@ -92,6 +93,14 @@ def table(run: dict[str, Any]) -> str:
             ratio = run["ratios"].get(engine, {}).get(name)
             cells.append(f"{figures[name]:.4g}" + (f" ({ratio:.2f}x)" if ratio else ""))
         rows.append(f"| {engine} | {' | '.join(cells)} | {figures['peak_rss'] / 2**30:.2f} GiB |")
+    if limit := run["limits"]:
+        rows.append(
+            f"\nThe machine: {limit['read'] / 1e9:.1f} GB/s read, "
+            f"{limit['arithmetic'] / 1e9:.0f} GFLOP/s in bf16 ({limit['unit']})"
+        )
+    for engine, shares in run["shares"].items():
+        said = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        rows.append(f"{engine} of that: {said}")
     return "\n".join(rows)
 
 
@@ -106,7 +115,13 @@ def main() -> None:
             continue
         rounds = asked.rounds or scenario.rounds
         prompt = partial(scenario.model.prompt, rng=random.Random(asked.seed))
+        before = limits(asked.threads)
         trials, reports = measure(scenario, taking_part, rounds, asked.threads, prompt)
+        limit = higher(before, limits(asked.threads))
+        report = summary(scenario, trials, reports)
+        shares = {
+            arm: scenario.shares(figures, limit) for arm, figures in report["engines"].items()
+        }
         run = append(
             asked.output,
             seed=asked.seed,
@@ -115,7 +130,9 @@ def main() -> None:
             model=scenario.model.name,
             threads=asked.threads,
             rounds=rounds,
-            **summary(scenario, trials, reports),
+            limits=limit,
+            shares={arm: share for arm, share in shares.items() if share},
+            **report,
         )
         print(table(run))
 

@@ -53,6 +53,12 @@ class Scenario(ABC):
     def setting(self, model: str, threads: int) -> Setting:
         """What the engines are opened with."""
 
+    def shares(
+        self, figures: Mapping[str, Any], limits: Mapping[str, Any] | None
+    ) -> dict[str, float]:
+        """How much of the machine's limits an engine's figures are, where that can be said."""
+        return {}
+
     def open(self, arm: str, threads: int) -> Engine:
         """The engine, loaded; what it reads is converted first if this is the first time."""
         setting = self.setting(str(converted(self.model.cached(), arm)), threads)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from engines import Engine
 from scenario import Prompt, Scenario
@@ -32,6 +34,23 @@ class Throughput(Scenario):
         return Setting(
             model=model, threads=threads, context=longest + 256, sequences=self.concurrency
         )
+
+    def shares(
+        self, figures: Mapping[str, Any], limits: Mapping[str, Any] | None
+    ) -> dict[str, float]:
+        """Products with all layers for each token of a prompt; all weights for each that decodes.
+
+        Attention, and what is read beside weights, are not counted.
+        """
+        if limits is None:
+            return {}
+        model = self.model
+        layers = model.parameters - model.vocab * model.hidden * (1 if model.tied else 2)
+        read = model.parameters - (0 if model.tied else model.vocab * model.hidden)
+        return {
+            "prefill": figures["prefill"] * 2 * layers / limits["arithmetic"],
+            "decode": figures["decode"] * 2 * read / limits["read"],
+        }
 
     def warm_up(self, engine: Engine, prompt: Prompt) -> None:
         engine.seconds([prompt(self.prefill)], 2)
