@@ -72,13 +72,16 @@ static const char *kUnit = "avx512bf16";
 static void *multiply_share(void *argument) {
   struct share *s = argument;
   __m512 sums[16];
+#pragma GCC unroll 16
   for (int k = 0; k < 16; ++k) sums[k] = _mm512_setzero_ps();
   const __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f803f80), b = a;
   for (long i = 0; i < s->loops; ++i)
+#pragma GCC unroll 16
     for (int k = 0; k < 16; ++k) {
       sums[k] = _mm512_dpbf16_ps(sums[k], a, b);
       __asm__ volatile("" : "+v"(sums[k]));
     }
+#pragma GCC unroll 16
   for (int k = 0; k < 16; ++k) s->result += _mm512_reduce_add_ps(sums[k]);
   return NULL;
 }
@@ -92,10 +95,12 @@ static void *multiply_share(void *argument) {
   memset(sums, 0, sizeof sums);
   for (int w = 0; w < 8; ++w) a[w] = 1;
   for (long i = 0; i < s->loops; ++i)
+#pragma GCC unroll 12
     for (int k = 0; k < 12; ++k) {
       sums[k] = sums[k] + a * a;
       __asm__ volatile("" : "+x"(sums[k]));
     }
+#pragma GCC unroll 12
   for (int k = 0; k < 12; ++k) s->result += sums[k][0];
   return NULL;
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from backends import BACKENDS, NATIVE
 from device_half import Device, save_random
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,16 +128,28 @@ def framework_bound(device: Device, shape: StepShape) -> int:
     return answer + once + torch.get_num_threads() * (768 << 10)
 
 
+PARTS = {
+    "prefill": [(0, [3] * 500, 0)],
+    "chunk": [(0, [3] * 250, 250), (1, [4] * 100, 0)],
+    "decode": [(0, [5], 500), (1, [6], 100)],
+}
+
+
+@pytest.mark.skipif(not NATIVE, reason="built without a C++ compiler")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_native_kernels_need_nothing_beside_the_workspace(tmp_path: Path, dtype: str) -> None:
+    device = Device(save(WIDE, tmp_path), dtype, samples=True, tokens=512)
+    for name, parts in PARTS.items():
+        assert framework_peak(device, parts) == 0, name
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_framework_allocates_little_beside_the_workspace(tmp_path: Path, dtype: str) -> None:
-    device = Device(save(WIDE, tmp_path), dtype, tokens=512)
-    prefill = [(0, [3] * 500, 0)]
-    chunk = [(0, [3] * 250, 250), (1, [4] * 100, 0)]
-    decode = [(0, [5], 500), (1, [6], 100)]
-    for parts in (prefill, chunk, decode):
+    device = Device(save(WIDE, tmp_path), dtype, ops=BACKENDS["reference"], tokens=512)
+    for parts in PARTS.values():
         plan, _ = device.step(parts)
         bound = framework_bound(device, plan.shape)
         assert 0 < framework_peak(device, parts) <= bound
-    plan, _ = device.step(prefill)
+    plan, _ = device.step(PARTS["prefill"])
     up = plan.shape.tokens * device.spec.up_width * device.dtype.itemsize
     assert framework_bound(device, plan.shape) < up, "the bound would not see an op without out="
