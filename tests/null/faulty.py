@@ -48,6 +48,9 @@ class FaultyDriver:
         self._pass("map")
         self.inner.map(span, slot, chunks)
 
+    def enlarge_pages(self, span: Span, slot: int, count: int) -> None:
+        self.inner.enlarge_pages(span, slot, count)
+
     def unmap(self, span: Span, slot: int, count: int) -> None:
         self._pass("unmap")
         self.inner.unmap(span, slot, count)

@@ -317,3 +317,53 @@ def test_an_allocation_cut_short_by_a_signal_is_tried_again() -> None:
     system._fallocate = interrupted
     system.fallocate(3, linux.FALLOC_KEEP_SIZE, 0, 4096)
     assert next(answers, None) is None
+
+
+LARGE = 2 << 20
+CHUNK_64K = 64 << 10
+
+
+def test_what_is_large_lies_where_large_pages_can() -> None:
+    driver = HostDriver(16 << 20, CHUNK_64K)
+    small = driver.create(3)
+    many = driver.create(2 * LARGE // CHUNK_64K)
+    spans = [driver.reserve(slots) for slots in (1, 40, 100)]
+    assert all(span.address % LARGE == 0 for span in spans)
+    assert many[0] * CHUNK_64K % LARGE == 0
+    assert many == list(range(many[0], many[0] + len(many)))
+    assert set(small).isdisjoint(many)
+    driver.close()
+
+
+def test_larger_pages_hold_the_same_bytes_and_no_more_memory() -> None:
+    driver = HostDriver(16 << 20, CHUNK_64K)
+    count = 2 * LARGE // CHUNK_64K
+    span, chunks = driver.reserve(count + 4), driver.create(count)
+    driver.map(span, 0, chunks)
+    pattern = bytes(range(256)) * (CHUNK_64K // 256)
+    for slot in range(count):
+        driver.copy_in(span.address + slot * CHUNK_64K, pattern)
+    driver.enlarge_pages(span, 0, count)
+    for slot in range(count):
+        assert driver.copy_out(span.address + slot * CHUNK_64K, CHUNK_64K) == pattern
+    assert driver.physical_bytes() == count * CHUNK_64K
+    # Single chunks of it can still be given back, and the others keep what they have.
+    driver.unmap(span, 5, 2)
+    driver.destroy(chunks[5:7])
+    assert driver.physical_bytes() == (count - 2) * CHUNK_64K
+    assert driver.copy_out(span.address + 7 * CHUNK_64K, CHUNK_64K) == pattern
+    driver.close()
+
+
+def test_a_kernel_without_large_pages_changes_nothing() -> None:
+    class Old(Linux):
+        def madvise(self, address: int, length: int, advice: int) -> None:
+            raise OSError(errno.EINVAL, "madvise: unknown advice")
+
+    driver = HostDriver(4 << 20, CHUNK_64K, system=Old())
+    span, chunks = driver.reserve(40), driver.create(40)
+    driver.map(span, 0, chunks)
+    driver.copy_in(span.address, b"here")
+    driver.enlarge_pages(span, 0, 40)
+    assert driver.copy_out(span.address, 4) == b"here"
+    driver.close()

@@ -57,3 +57,20 @@ def test_it_is_a_set_whose_runs_never_touch(steps: list[tuple[bool, int]], rando
         assert len(runs) == len(inside)
         assert [n for start, stop in runs.runs() for n in range(start, stop)] == sorted(inside)
         assert all(left[1] < right[0] for left, right in pairwise(runs.runs()))
+
+
+@given(st.lists(st.integers(0, 63), unique=True), st.integers(1, 20), st.sampled_from([1, 2, 4, 8]))
+def test_where_a_run_allows_it_numbers_begin_aligned(
+    inside: list[int], count: int, align: int
+) -> None:
+    runs = RunSet()
+    runs.add(inside)
+    if count > len(inside):
+        return
+    taken = runs.take(count, align)
+    possible = any(set(range(first, first + count)) <= set(inside) for first in range(0, 64, align))
+    if possible:
+        assert taken == list(range(taken[0], taken[0] + count))
+        assert taken[0] % align == 0
+    left = sorted(set(inside) - set(taken))
+    assert [n for start, stop in runs.runs() for n in range(start, stop)] == left

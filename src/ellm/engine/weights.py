@@ -69,7 +69,9 @@ class ModelWeights:
 
     def read(self) -> None:
         """Fill the memory behind the range."""
-        self._read(self._tensor.address)
+        tensor = self._tensor
+        tensor.pool.driver.enlarge_pages(tensor.span, tensor.first, tensor.mapped)
+        self._read(tensor.address)
 
     def send_below(self, tiers: Tiers) -> bool:
         """Begin to copy the bytes down; False if there is no room.  Until `is_leaving` ends, they

@@ -50,6 +50,13 @@ class Driver(Protocol):
         """
         ...
 
+    def enlarge_pages(self, span: Span, slot: int, count: int) -> None:
+        """Use larger pages for `count` mapped slots, if the machine has any, at some cost now.
+
+        For what stays mapped and is read often.  A hint, which may do nothing; any thread.
+        """
+        ...
+
     def unmap(self, span: Span, slot: int, count: int) -> None:
         """Take the chunks away from `count` mapped slots; the chunks and their bytes live on."""
         ...

@@ -35,6 +35,9 @@ class MeteredDriver:
     def map(self, span: Span, slot: int, chunks: Sequence[Chunk]) -> None:
         self._time("map", lambda: self.inner.map(span, slot, chunks))
 
+    def enlarge_pages(self, span: Span, slot: int, count: int) -> None:
+        self.inner.enlarge_pages(span, slot, count)
+
     def unmap(self, span: Span, slot: int, count: int) -> None:
         self._time("unmap", lambda: self.inner.unmap(span, slot, count))
 

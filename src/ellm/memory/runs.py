@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 
+from ellm.core.units import round_up
+
 
 def adjacent_runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Half-open runs, in the order given: 3 4 5 9 7 8 gives (3, 6) (9, 10) (7, 9)."""
@@ -54,12 +56,15 @@ class RunSet:
                 self._remove(stop, right)
             self._insert(start if left is None else left, stop if right is None else right)
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int, align: int = 1) -> list[int]:
         """Remove and return `count` numbers: the tightest run that holds them, else the longest.
 
-        Ties go to the lowest run, so the same history always gives the same answer.
+        Ties go to the lowest run, so the same history always gives the same answer.  Where a run
+        holds them from a multiple of `align`, they begin with one.
         """
         assert 0 <= count <= self._count, (count, self._count)
+        if align > 1 and (aligned := self._take_aligned(count, align)):
+            return aligned
         taken: list[int] = []
         while count:
             index = bisect_left(self._sizes, (count, -1))
@@ -73,6 +78,17 @@ class RunSet:
             taken += range(start, start + used)
             count -= used
         return taken
+
+    def _take_aligned(self, count: int, align: int) -> list[int]:
+        for size, start in self._sizes[bisect_left(self._sizes, (count, -1)) :]:
+            first, stop = round_up(start, align), start + size
+            if first + count <= stop:
+                self._remove(start, stop)
+                for low, high in ((start, first), (first + count, stop)):
+                    if low < high:
+                        self._insert(low, high)
+                return list(range(first, first + count))
+        return []
 
     def _insert(self, start: int, stop: int) -> None:
         self._stops[start] = stop

@@ -128,6 +128,9 @@ class CudaDriver:
                 raise
         self._mappings.mapped(span, slot, chunks)
 
+    def enlarge_pages(self, span: Span, slot: int, count: int) -> None:
+        pass
+
     def unmap(self, span: Span, slot: int, count: int) -> None:
         self._mappings.require_mapped(span, slot, count)
         if count:

@@ -8,6 +8,9 @@
 A chunk is its place in the file.  Creating it allocates its pages, destroying it punches a hole,
 and no slot is ever mapped over a hole, so a bus error cannot happen.  Unmapping lays PROT_NONE
 over the slots, never a gap that another thread's mmap could take.
+
+Spans begin at a multiple of a large page, and many chunks that are made together do so in the file:
+then the kernel can be asked to collapse what lies behind them into large pages.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ellm.core.errors import ConfigError, DriverError, DriverUnavailable
-from ellm.core.units import format_bytes
+from ellm.core.units import MIB, format_bytes, round_up
 from ellm.memory.driver import Chunk, Span
 from ellm.memory.drivers import linux
 from ellm.memory.drivers.linux import Linux
@@ -25,6 +29,8 @@ from ellm.memory.mappings import Mappings
 from ellm.memory.runs import RunSet, adjacent_runs
 
 _RESERVED = linux.MAP_PRIVATE | linux.MAP_ANONYMOUS | linux.MAP_NORESERVE
+# Of a page table's middle level, with small pages of 4 KiB.
+_LARGE_PAGE = 2 * MIB
 _PUNCH = linux.FALLOC_PUNCH_HOLE | linux.FALLOC_KEEP_SIZE
 
 
@@ -77,7 +83,7 @@ class HostDriver:
             raise DriverError(f"cannot reserve {slots} slots")
         self._require_mappings(1)
         try:
-            address = self._system.mmap(None, slots * self.chunk_bytes, linux.PROT_NONE, _RESERVED)
+            address = self._reserve(slots * self.chunk_bytes)
         except OSError as error:
             size = format_bytes(slots * self.chunk_bytes)
             raise DriverError(f"cannot reserve {size} of addresses: {error}") from error
@@ -93,7 +99,8 @@ class HostDriver:
                 f"cannot create {count} chunks: {len(self._unborn)} of "
                 f"{format_bytes(self.chunk_bytes)} are left in the budget"
             )
-        numbers = self._unborn.take(count)
+        large = _LARGE_PAGE // self.chunk_bytes
+        numbers = self._unborn.take(count, large if count >= large else 1)
         runs = list(adjacent_runs(numbers))
         for index, (start, stop) in enumerate(runs):
             try:
@@ -126,6 +133,12 @@ class HostDriver:
             self._mappings.unmapped(span, slot, len(chunks))
             raise self._refused(error) from error
         self._kernel_mappings += more
+
+    def enlarge_pages(self, span: Span, slot: int, count: int) -> None:
+        # Whatever the kernel says: without large pages the memory is the same.
+        with suppress(OSError):
+            address = span.address + slot * self.chunk_bytes
+            self._system.madvise(address, count * self.chunk_bytes, linux.MADV_COLLAPSE)
 
     def unmap(self, span: Span, slot: int, count: int) -> None:
         self._require_ours()
@@ -191,6 +204,16 @@ class HostDriver:
         self._kernel_mappings = 0
         os.close(self._file)
         self._file = -1
+
+    def _reserve(self, size: int) -> int:
+        """Addresses without access, from a multiple of a large page."""
+        whole = size + _LARGE_PAGE
+        begin = self._system.mmap(None, whole, linux.PROT_NONE, _RESERVED)
+        address = round_up(begin, _LARGE_PAGE)
+        if address > begin:
+            self._system.munmap(begin, address - begin)
+        self._system.munmap(address + size, begin + whole - address - size)
+        return address
 
     def _allocate(self, mode: int, start: int, stop: int) -> None:
         size = self.chunk_bytes

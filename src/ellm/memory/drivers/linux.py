@@ -14,6 +14,7 @@ PROT_NONE, PROT_READ_WRITE = 0x0, 0x1 | 0x2
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
 MAP_NORESERVE, MAP_POPULATE = 0x4000, 0x8000
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 0x01, 0x02
+MADV_COLLAPSE = 25
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -29,6 +30,8 @@ class Linux:
         self._mmap.restype = ctypes.c_void_p
         self._munmap.argtypes = [ctypes.c_void_p, size]
         self._fallocate.argtypes = [flag, flag, offset, offset]
+        self._madvise = libc.madvise
+        self._madvise.argtypes = [ctypes.c_void_p, size, flag]
 
     def mmap(
         self, address: int | None, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0
@@ -47,6 +50,10 @@ class Linux:
             # A signal cuts a long allocation short and undoes it; Python's handler runs later.
             if ctypes.get_errno() != errno.EINTR:
                 raise _error("fallocate")
+
+    def madvise(self, address: int, length: int, advice: int) -> None:
+        if self._madvise(address, length, advice):
+            raise _error("madvise")
 
     def max_mappings(self) -> int:
         """Mappings the kernel allows a process (vm.max_map_count)."""

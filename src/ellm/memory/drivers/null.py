@@ -56,6 +56,9 @@ class NullDriver:
         self._mappings.require_free(span, slot, chunks)
         self._mappings.mapped(span, slot, chunks)
 
+    def enlarge_pages(self, span: Span, slot: int, count: int) -> None:
+        pass
+
     def unmap(self, span: Span, slot: int, count: int) -> None:
         self._mappings.require_mapped(span, slot, count)
         self._mappings.unmapped(span, slot, count)
