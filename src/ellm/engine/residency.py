@@ -262,7 +262,9 @@ class Residency:
         started = self._clock.now()
         try:
             yield partial(self.claim, model.weights)
-            if not (yield partial(self._fetch, model.weights)):
+            if (yield partial(self._fetch, model.weights)):
+                yield partial(self._helper.do, model.weights.enlarge_pages)
+            else:
                 yield partial(self._helper.do, model.weights.read)
         except Exception as error:  # an unreadable file, or a machine without memory
             model.weights.drop()

@@ -21,8 +21,8 @@ from ellm.memory.virtual import VirtualTensor
 class ModelWeights:
     """`size` bytes of an engine in a range of their own, which `read` fills from the checkpoint.
 
-    `read(address)` touches no books and may run on any thread; everything else belongs to the
-    step thread.
+    `read(address)` touches no books and may run on any thread, as may `enlarge_pages`; everything
+    else belongs to the step thread.
     """
 
     def __init__(
@@ -69,9 +69,13 @@ class ModelWeights:
 
     def read(self) -> None:
         """Fill the memory behind the range."""
+        self.enlarge_pages()
+        self._read(self._tensor.address)
+
+    def enlarge_pages(self) -> None:
+        """See that the range, which every step reads, lies on the largest pages there are."""
         tensor = self._tensor
         tensor.pool.driver.enlarge_pages(tensor.span, tensor.first, tensor.mapped)
-        self._read(tensor.address)
 
     def send_below(self, tiers: Tiers) -> bool:
         """Begin to copy the bytes down; False if there is no room.  Until `is_leaving` ends, they
