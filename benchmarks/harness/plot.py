@@ -76,7 +76,8 @@ def bars(axis: Any, values: Mapping[str, float], look: Mapping[str, Style]) -> N
     drawn = axis.barh(names, list(values.values()))
     for bar, name in zip(drawn, names, strict=True):
         bar.set(facecolor=look[name].colour, hatch=look[name].hatch, edgecolor="white")
-    axis.bar_label(drawn, [f" {value:.3g}" for value in values.values()])
+    said = [f" {value:.0f}" if value >= 100 else f" {value:.3g}" for value in values.values()]
+    axis.bar_label(drawn, said)
     axis.set_xlim(0, 1.2 * max(values.values()))
     axis.invert_yaxis()
     axis.spines["bottom"].set_visible(False)
