@@ -28,10 +28,11 @@ HERE = Path(__file__).resolve().parent
 
 def arguments() -> argparse.Namespace:
     options = parser(__doc__ or "", HERE, ARMS, rounds=None)
-    options.add_argument(
-        "scenarios", nargs="*", choices=[[], *SCENARIOS], default=[], help="all of them if none"
-    )
+    names = ", ".join(SCENARIOS)
+    options.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {names}; else all")
     asked = options.parse_args()
+    if strange := set(asked.scenarios) - set(SCENARIOS):
+        options.error(f"no scenario {', '.join(sorted(strange))}: there are {names}")
     asked.scenarios = asked.scenarios or list(SCENARIOS)
     return asked
 

@@ -15,19 +15,26 @@ def parser(description: str, folder: Path, arms: Sequence[str], rounds: int | No
     run has one round and writes to the temporary directory, never beside real results.
     """
     options = _Parser(description=description)
+    options.known_arms = tuple(arms)
     options.add_argument("--rounds", type=int, default=rounds)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--arms", type=_names, default=tuple(arms), help="comma-separated")
     options.add_argument("--output", type=Path, default=folder / "results.jsonl")
-    options.add_argument("--quick", action="store_true", help="a smoke test of under a minute")
+    options.add_argument(
+        "--quick", action="store_true", help="a smoke test, of a minute where no peer is loaded"
+    )
     return options
 
 
 class _Parser(argparse.ArgumentParser):
+    known_arms: tuple[str, ...] = ()
+
     # Always of this process's command line, so without the base's arguments.
     def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
         asked = super().parse_args()
+        if strange := [arm for arm in asked.arms if arm not in self.known_arms]:
+            self.error(f"no arm {', '.join(strange)}: there are {', '.join(self.known_arms)}")
         if asked.quick:
             asked.rounds = 1
             if asked.output == self.get_default("output"):
