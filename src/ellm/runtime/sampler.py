@@ -109,11 +109,11 @@ class Sampler:
         )
 
     def _choose(self, logits: Tensor, tasks: Sequence[SamplingTask], buffers: Buffers) -> list[int]:
-        count = len(tasks)
-        if all(task.params.greedy and not _touched(task) for task in tasks):
+        count, touched = len(tasks), [_touched(task) for task in tasks]
+        if not any(touched) and all(task.params.greedy for task in tasks):
             how, changes = self._plain(count, logits.device)
         else:
-            how, changes = _how(tasks), _changes(logits, tasks, buffers.line)
+            how, changes = _how(tasks), _changes(logits, tasks, touched, buffers.line)
         ids = buffers.ids if height(count) == count else buffers.ids[:count]
         self._ops.sample(logits, how, changes, ids, buffers.temp)
         tokens: list[int] = ids.tolist()
@@ -174,16 +174,17 @@ def _depth(min_p: float) -> int:
     return min(DEEPEST, int(-math.log2(min_p) * OCTAVE)) if min_p else DEEPEST
 
 
-def _changes(logits: Tensor, tasks: Sequence[SamplingTask], line: Tensor) -> Changes:
-    """What `_adjust` makes of the logits that it touches."""
+def _changes(
+    logits: Tensor, tasks: Sequence[SamplingTask], touched: Sequence[Sequence[int]], line: Tensor
+) -> Changes:
+    """What `_adjust` makes of the logits that each task touches."""
     starts, ids, values = array("q", (0,)), array("q"), []
-    for row, task in enumerate(tasks):
-        touched = _touched(task)
-        if touched:
-            some = torch.tensor(touched, device=logits.device)
+    for row, (task, own) in enumerate(zip(tasks, touched, strict=True)):
+        if own:
+            some = torch.tensor(own, device=logits.device)
             line[some] = logits[row, some].float()
             _adjust(line, task)
-            ids.extend(touched)
+            ids.extend(own)
             values.append(line[some])
         starts.append(len(ids))
     begins = torch.frombuffer(starts, dtype=torch.int64)
