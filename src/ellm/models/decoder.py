@@ -91,18 +91,17 @@ class Decoder:
         temp = self._ops.temp(scratch, self._dims, replace(shape, tokens=tokens))
         cos = scratch.take((tokens, 1, 1, half), dtype)
         sin = scratch.take((tokens, 1, 1, half), dtype)
-        rows = self._take_rows(scratch, tokens)
+        rows = self.take_rows(scratch, tokens)
         mark = scratch.mark()
         qkv = scratch.take((tokens, spec.qkv_width), dtype)
         scratch.release(mark)
         return Buffers(rows, temp, cos, sin, qkv)
 
-    def take_last(self, scratch: Scratch, rows: int) -> Rows:
-        """Room for `logits` of so many rows, padded already."""
-        return self._take_rows(scratch, rows)
+    def take_rows(self, scratch: Scratch, rows: int) -> Rows:
+        """Room for so many rows, padded already: of a step, or of the `last` of `logits`.
 
-    def _take_rows(self, scratch: Scratch, rows: int) -> Rows:
-        """The residual stream and what attention answers stay on the stack."""
+        The residual stream and what attention answers stay on the stack.
+        """
         spec, dtype = self.spec, self.dtype
         hidden = scratch.take((rows, spec.hidden_size), dtype)
         normed = scratch.take((rows, spec.hidden_size), dtype)
@@ -120,13 +119,13 @@ class Decoder:
         self._embed(inputs, buffers)
         plan = self._ops.plan_attention(kv, self.spec.windows, inputs.segments, buffers.temp)
         rows, temp = buffers.rows, buffers.temp
-        # What a part of a layer answered is added to the residual by the norm that follows it.
-        answer: Tensor | None = None
-        for index, layer in enumerate(self._weights.layers):
+        layers = self._weights.layers
+        for index, layer in enumerate(layers):
             if index:
-                self._after_attention(self._weights.layers[index - 1], rows, temp)
+                self._after_attention(layers[index - 1], rows, temp)
+            # A layer's answer is added to the residual by the norm that follows it.
+            answer = rows.normed if index else None
             self._norm(rows.hidden, layer.attention_norm, rows.normed, temp, answer)
-            answer = rows.normed
             if ferry is not None:
                 ferry.enter(index)
             self._attention(index, layer, inputs, kv, plan, buffers)

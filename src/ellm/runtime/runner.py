@@ -189,7 +189,7 @@ class Runner:
         """For so many rows, padded already."""
         return (
             scratch.take((rows,), torch.int64),
-            self._decoder.take_last(scratch, rows),
+            self._decoder.take_rows(scratch, rows),
             scratch.take((rows, self._vocab_size), self._decoder.dtype),
         )
 
