@@ -23,7 +23,6 @@ from ellm.kernels.scratch import Scratch, Taken
 from ellm.runtime.views import view
 
 ALIGNMENT = 64
-_MAX_VIEWS = 8192
 _MAX_GROUPS = 4096
 
 Shape = tuple[int, ...]
@@ -72,8 +71,8 @@ class _Group:
 class Workspace:
     """`capacity` bytes of address room from `address`, which is a multiple of 64.
 
-    The caller sees to it that memory is mapped as far as the stack will reach.  Views are cached:
-    addresses never move, so the same take at the same height is the same tensor.
+    The caller sees to it that memory is mapped as far as the stack will reach.  Addresses never
+    move, so what was taken at some height is kept, and found again there.
     """
 
     def __init__(self, address: int, capacity: int, device: torch.device | str = "cpu") -> None:
@@ -81,7 +80,6 @@ class Workspace:
         self.capacity = capacity // ALIGNMENT * ALIGNMENT
         self._bytes = view(address, self.capacity, torch.uint8, device)
         self._bases: dict[torch.dtype, Tensor] = {}
-        self._views: dict[tuple[int, Shape, torch.dtype], Tensor] = {}
         self._groups: dict[tuple[int, Hashable], _Group] = {}
         self._top = 0
         self.peak = 0
@@ -92,16 +90,6 @@ class Workspace:
         assert self._top <= self.capacity, (start, shape, dtype, self.capacity)
         if self._top > self.peak:
             self.peak = self._top
-        key = (start, shape, dtype)
-        found = self._views.get(key)
-        if found is None:
-            found = self._view(start, shape, dtype)
-            if len(self._views) >= _MAX_VIEWS:
-                self._views.clear()
-            self._views[key] = found
-        return found
-
-    def _view(self, start: int, shape: Shape, dtype: torch.dtype) -> Tensor:
         base = self._bases.get(dtype)
         if base is None:
             base = self._bases[dtype] = self._bytes.view(dtype)
