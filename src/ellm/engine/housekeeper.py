@@ -76,15 +76,20 @@ class Housekeeper:
 
     def _map_ahead(self, running: Iterable[Sequence]) -> None:
         kv, pool = self._memory.kv, self._memory.pool
+        ends = [
+            (one.seq_id, min(one.computed + AHEAD_TOKENS, one.request.max_length))
+            for one in running
+            if one.uncomputed == 1
+        ]
+        short = [(seq_id, end, lack) for seq_id, end in ends if (lack := kv.lacks(seq_id, end))]
+        if not short:
+            return  # most steps end here: to count what is ahead means asking every sequence
         # Of the last chunks free, the next prompt would take back what was mapped ahead.
         spare = pool.free - int(LOW_WATER * pool.total)
         most = min(MOST_AHEAD // pool.chunk_bytes - kv.ahead, spare)
-        for sequence in running:
-            if most <= 0:
-                return
-            if sequence.uncomputed == 1:
-                end = min(sequence.computed + AHEAD_TOKENS, sequence.request.max_length)
-                most -= kv.premap(sequence.seq_id, end, most)
+        for seq_id, end, lack in short:
+            if lack <= most and kv.premap(seq_id, end):
+                most -= lack
 
     @property
     def _driver_seconds(self) -> float:

@@ -310,11 +310,6 @@ class ContiguousStore:
     def room(self, holding: ContiguousHolding) -> int:
         return holding.room
 
-    def ahead(self, holding: ContiguousHolding) -> int:
-        row, chunk = self._row_bytes, self._pool.chunk_bytes
-        used, mapped = ceil_div(holding.tokens * row, chunk), ceil_div(holding.room * row, chunk)
-        return self._groups * (mapped - used)
-
     def wasted_bytes(self) -> int:
         return sum(
             tensor.mapped * self._pool.chunk_bytes - holding.tokens * self._row_bytes

@@ -301,15 +301,14 @@ class KvManager(Generic[Holding]):
         if self._index is not None and seq_id in self._held:
             self._index.publish(seq_id, tokens, computed, salt)
 
-    def premap(self, seq_id: int, tokens: int, most: int) -> int:
-        """Map rows for `tokens` tokens of `seq_id` ahead, from what is free; how many chunks.
-
-        Nothing happens where that takes more than `most` chunks, or not now.
-        """
+    def lacks(self, seq_id: int, tokens: int) -> int:
+        """Chunks that rows for `tokens` tokens of `seq_id` still take; 0 if it holds nothing."""
         holding = self._held.get(seq_id)
-        need = 0 if holding is None else self._store.missing(holding, tokens)
-        ahead = holding is not None and 0 < need <= most and self._store.premap(holding, tokens)
-        return need if ahead else 0
+        return 0 if holding is None else self._store.missing(holding, tokens)
+
+    def premap(self, seq_id: int, tokens: int) -> bool:
+        """Map rows for `tokens` tokens of `seq_id` ahead, from what is free; False if not now."""
+        return self._store.premap(self._held[seq_id], tokens)
 
     def free(self, seq_id: int, keep: bool = False) -> None:
         """`seq_id` needs its KV no more.  `keep` it as a prefix for others while memory lasts."""
@@ -346,8 +345,9 @@ class KvManager(Generic[Holding]):
     @property
     def ahead(self) -> int:
         """Chunks mapped ahead of the sequences."""
-        ahead, granting = self._store.ahead, self._granting
-        return sum(ahead(held) for held in self._held.values() if held is not granting)
+        store, alone = self._store, self._store.chunks_alone
+        held = (one for one in self._held.values() if one is not self._granting)
+        return sum(alone(store.room(one)) - alone(store.tokens(one)) for one in held)
 
     def _trim_spare(self, count: int) -> int:
         freed = 0

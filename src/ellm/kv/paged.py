@@ -208,9 +208,6 @@ class PagedStore:
     def room(self, holding: PagedHolding) -> int:
         return len(holding.pages) * self._block
 
-    def ahead(self, holding: PagedHolding) -> int:
-        return self.chunks_alone(self.room(holding)) - self.chunks_alone(holding.tokens)
-
     def wasted_bytes(self) -> int:
         mapped = (self._pages.mapped_chunks - self.warm) * self._pool.chunk_bytes
         tails = sum(len(h.pages) * self._block - h.tokens for h in self._open)

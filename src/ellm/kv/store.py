@@ -113,10 +113,6 @@ class KvStore(Protocol, Generic[Holding]):
         """Tokens for which rows are mapped."""
         ...
 
-    def ahead(self, holding: Holding) -> int:
-        """Chunks' worth of rows that are mapped beyond what its tokens need."""
-        ...
-
     def wasted_bytes(self) -> int:
         """Bytes of chunks, warm ones left out, that belong to no row of any holding."""
         ...
