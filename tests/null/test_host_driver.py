@@ -202,6 +202,7 @@ def test_a_fork_may_read_but_not_change(driver: HostDriver) -> None:
         for change in (
             lambda: driver.create(1),
             lambda: driver.map(scene.span, 0, [scene.spare]),
+            lambda: driver.enlarge_pages(scene.span, 1, 1),
             lambda: driver.unmap(scene.span, 1, 1),
             lambda: driver.destroy([scene.spare]),
             lambda: driver.reserve(1),
@@ -366,4 +367,18 @@ def test_a_kernel_without_large_pages_changes_nothing() -> None:
     driver.copy_in(span.address, b"here")
     driver.enlarge_pages(span, 0, 40)
     assert driver.copy_out(span.address, 4) == b"here"
+    driver.close()
+
+
+def test_a_span_that_cannot_be_trimmed_is_not_kept() -> None:
+    def reserved_pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[0])
+
+    system = Failing()
+    driver = HostDriver(4 << 20, CHUNK_64K, system=system)
+    before = reserved_pages()
+    system.arm("munmap", 1)
+    with pytest.raises(DriverError, match="cannot reserve"):
+        driver.reserve(64 * LARGE // CHUNK_64K)
+    assert reserved_pages() - before < LARGE // os.sysconf("SC_PAGE_SIZE")
     driver.close()

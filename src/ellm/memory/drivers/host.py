@@ -135,6 +135,7 @@ class HostDriver:
         self._kernel_mappings += more
 
     def enlarge_pages(self, span: Span, slot: int, count: int) -> None:
+        self._require_ours()
         # Whatever the kernel says: without large pages the memory is the same.
         with suppress(OSError):
             address = span.address + slot * self.chunk_bytes
@@ -210,9 +211,13 @@ class HostDriver:
         whole = size + _LARGE_PAGE
         begin = self._system.mmap(None, whole, linux.PROT_NONE, _RESERVED)
         address = round_up(begin, _LARGE_PAGE)
-        if address > begin:
-            self._system.munmap(begin, address - begin)
-        self._system.munmap(address + size, begin + whole - address - size)
+        try:
+            if address > begin:
+                self._system.munmap(begin, address - begin)
+            self._system.munmap(address + size, begin + whole - address - size)
+        except OSError:
+            self._system.munmap(begin, whole)
+            raise
         return address
 
     def _allocate(self, mode: int, start: int, stop: int) -> None:
