@@ -152,8 +152,8 @@ class Server(Engine):
             try:
                 with urlopen(f"{self._url}/health"):
                     return
-            except (URLError, OSError):  # not yet
-                time.sleep(0.2)
+            except (URLError, OSError):
+                time.sleep(0.2)  # not yet, and other people's servers do not tell when
         size = os.fstat(self._log).st_size
         tail = os.pread(self._log, LOG_TAIL, max(0, size - LOG_TAIL))
         raise SystemExit(f"{self.name} stopped:\n{tail.decode(errors='replace')}")

@@ -61,7 +61,9 @@ def table(run: Run) -> str:
     small = [trial for trial in run["trials"] if trial["model"] == "narrow"]
     whole, against = medians(small, "step_us"), ratios(small, "step_us", "ellm")
     rows = ["| narrow model, batch 1 | µs a step (ellm = 1) |", "| --- | --: |"]
-    rows += [f"| {arm} | {us:.0f} ({against[(arm,)]:.1f}) |" for (arm,), us in whole.items()]
+    for arm, us in whole.items():
+        ratio = f" ({against[arm]:.1f})" if arm in against else ""
+        rows.append(f"| {arm[0]} | {us:.0f}{ratio} |")
     large = [trial for trial in run["trials"] if trial["model"] == "bundled"]
     beside, step = medians(large, "beside_us", ["batch"]), medians(large, "step_us", ["batch"])
     rows += ["", "| bundled model, batch | µs a step | beside kernels | a sequence |"]

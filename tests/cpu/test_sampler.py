@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -50,10 +51,10 @@ def task(
     prompt: Sequence[int] = (1, 2, 3),
     output: Sequence[int] = (),
     banned: Sequence[int] = (),
-    **fields: object,
+    **fields: Any,
 ) -> SamplingTask:
     least = len(output) + 1 if banned else 0
-    params = SamplingParams(min_tokens=least, **fields)  # type: ignore[arg-type]
+    params = SamplingParams(min_tokens=least, **fields)
     return SamplingTask(params, [*prompt, *output], len(prompt), seed, banned)
 
 

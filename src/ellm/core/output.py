@@ -8,7 +8,8 @@ from ellm.core.result import TokenLogprobs
 from ellm.core.sequence import FinishReason
 
 
-@dataclass(slots=True)  # one for each token, and freezing it would cost three times as much
+# One for each token: freezing it would cost three times as much.
+@dataclass(slots=True)
 class SequenceOutput:
     """News of one choice of one request; at most one per choice and step.
 

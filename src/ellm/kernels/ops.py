@@ -42,9 +42,8 @@ class Temp:
     __slots__ = ()
 
 
-@dataclass(
-    slots=True
-)  # one for each sequence and step, and freezing it would cost three times as much
+# One for each sequence and step: freezing it would cost three times as much.
+@dataclass(slots=True)
 class Segment:
     """One sequence's rows of the step.
 
