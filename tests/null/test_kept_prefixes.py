@@ -64,7 +64,7 @@ class Scene:
         """What the index says is there is there, and nothing else is."""
         self.store.check()
         self.pool.check()
-        self.index.check()
+        self.kept.check()
         numbers = [seq for seq in range(self.ended + 1) if self.kept.get(seq) is not None]
         assert len(numbers) == len(self.kept)
         for seq in range(self.ended + 1):

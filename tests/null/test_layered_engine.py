@@ -100,7 +100,7 @@ class Ride:
 
     def return_(self) -> bool:
         """Bring all layers back; whether they came."""
-        assert self.kv.fetch(7, 0, gentle=False)
+        assert self.kv.fetch(7, 0)
         while (tokens := self.kv.collect(7)) is None:
             assert self.kv.wait()
             self.kv.begin(self.bench.clock.now())
@@ -185,7 +185,7 @@ def test_what_is_resident_does_not_go_below_to_make_room_for_its_own_return() ->
     ride = Ride(bench, 4)
     assert ride.step(40)
     bench.pool.resize(12)
-    assert not ride.kv.fetch(7, 0, gentle=False), "sixteen chunks are more than there are"
+    assert not ride.kv.fetch(7, 0), "sixteen chunks are more than there are"
     assert bench.pool.held("kv") == 8, "the four that are resident have two each"
     assert ride.step(1)
     bench.pool.resize(16)

@@ -84,12 +84,19 @@ def test_fcfs_is_arrival_within_a_priority_and_nobody_passes() -> None:
     assert policy.admits(everyone[0], 10**12, 10**12, 0.0)
 
 
-def test_fcfs_takes_whole_prompts_until_somebody_decodes() -> None:
+def test_fcfs_takes_one_whole_prompt_while_nobody_decodes() -> None:
     policy = FcfsPolicy(stall_tokens=512)
     prompt = waiting(0, prompt=10_000)
-    other_prompt = StepLoad().with_sequence(3000, 3000)
     assert policy.prefill_tokens(prompt, StepLoad(), [], 0.0, 10_000) == 10_000
-    assert policy.prefill_tokens(prompt, other_prompt, [], 0.0, 10_000) == 10_000
+    short = StepLoad().with_sequence(300, 300)
+    assert policy.prefill_tokens(prompt, short, [], 0.0, 10_000) == 212
+    long = StepLoad().with_sequence(3000, 3000)
+    assert policy.prefill_tokens(prompt, long, [], 0.0, 10_000) == 0, "it would end with both"
+
+
+def test_fcfs_keeps_those_who_decode_waiting_for_no_more_than_it_may() -> None:
+    policy = FcfsPolicy(stall_tokens=512)
+    prompt = waiting(0, prompt=10_000)
     others = [decoding(i, 5, 0.0, 0.1) for i in range(1, 13)]
     assert policy.prefill_tokens(prompt, load_of(others), others, 0.0, 10_000) == 500
     assert policy.prefill_tokens(prompt, load_of(others), others, 0.0, 7) == 7

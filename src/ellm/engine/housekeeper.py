@@ -82,10 +82,10 @@ class Housekeeper:
             if one.uncomputed == 1
         ]
         short = [(seq_id, end, lack) for seq_id, end in ends if (lack := kv.lacks(seq_id, end))]
-        if not short:
-            return  # most steps end here: to count what is ahead means asking every sequence
         # Of the last chunks free, the next prompt would take back what was mapped ahead.
         spare = pool.free - int(LOW_WATER * pool.total)
+        if not short or spare <= 0:
+            return  # most steps end here: to count what is ahead means asking every sequence
         most = min(MOST_AHEAD // pool.chunk_bytes - kv.ahead, spare)
         for seq_id, end, lack in short:
             if lack <= most and kv.premap(seq_id, end):

@@ -4,7 +4,7 @@ A model that is wanted and asleep claims room for its weights.  Room comes from 
 that is not enough, the others give way in steps, each after a longer wait:
 
     at once        models without requests go to sleep, the one unused for longest first
-    YIELD_AFTER    running sequences give up their KV for a while, one at a time
+    YIELD_AFTER    running sequences give up their KV for a while, one at a time, if that will do
     SLICE          a model that has been awake that long goes to sleep with its requests waiting
 
 so that models that do not fit together take turns, and nobody waits for ever.
@@ -333,10 +333,23 @@ class Residency:
 
     def _has_room(self, claim: Claim, now: float) -> bool:
         wants = {claim.weights.owner: claim.weights.chunks}
+        waited = now - claim.since
+        if waited < SLICE and not self._yielding_helps(claim):
+            waited = 0.0
         while not self._balloon.make_room(lambda: wants, claim.weights.group):
-            if not self.give_way(None, now - claim.since):
+            if not self.give_way(None, waited):
                 return False
         return True
+
+    def _yielding_helps(self, claim: Claim) -> bool:
+        """Whether there would be room if no sequence ran.
+
+        Where the weights that stay leave none, those who yield would do so for nothing, again and
+        again until somebody's time is up.
+        """
+        staying = [model for model in self._models.values() if not self.spare_of(model)]
+        held = sum(self._pool.held(model.weights.owner) for model in staying)
+        return claim.weights.chunks <= self._pool.total - held
 
     def give_way(self, besides: Model | None, waited: float) -> bool:
         """Have others give up something for one who has `waited` so many seconds; whether they did.

@@ -81,12 +81,12 @@ class Below(Generic[Holding]):
             return self.layers.table(seq_id)
         return None
 
-    def complete(self, seq_id: int, activation_bytes: int, most: Cost) -> bool:
+    def complete(self, seq_id: int, activation_bytes: int) -> bool:
         """Begin to bring all layers of a layered sequence back; False without room for them."""
         assert self.layers is not None
         missing = partial(self.layers.missing_at_all, seq_id)
         self.layers.hold(seq_id, still=True)
-        fits = self._room.make(missing, activation_bytes, most)
+        fits = self._room.make(missing, activation_bytes)
         self.layers.hold(seq_id, still=False)
         return fits and self.layers.bring_back(seq_id)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ellm.core.layers import LayerSpec
 from ellm.core.units import MIB, ceil_div, round_up
@@ -21,14 +21,13 @@ class KvGeometry:
     layer: LayerSpec
     num_layers: int
     layers_per_group: int
+    # Kept, not made when asked: every step asks of every sequence how many chunks it holds.
+    groups: int = field(init=False, repr=False, compare=False)
+    row_bytes: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def groups(self) -> int:
-        return self.num_layers // self.layers_per_group
-
-    @property
-    def row_bytes(self) -> int:
-        return self.layers_per_group * self.layer.token_bytes
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", self.num_layers // self.layers_per_group)
+        object.__setattr__(self, "row_bytes", self.layers_per_group * self.layer.token_bytes)
 
     @property
     def token_bytes(self) -> int:

@@ -178,12 +178,12 @@ class KvManager(Generic[Holding]):
         if self._below is not None and worth is not None:
             far = self._beginnings.anywhere(seq_id, tokens, salt)
             more = (far[1] if far else 0) - (near[1] if near else 0)
-            if far and more and self._fetch_prefix(seq_id, far, activation_bytes, more, worth):
-                return far[1]
-        if near is None:
-            return 0
-        holder, count = near
-        return count if self.share(holder, seq_id, count, activation_bytes) else 0
+            if far and more:
+                if self._fetch_prefix(seq_id, far, activation_bytes, more, worth):
+                    return far[1]
+                near = self._beginnings.at_hand(seq_id, tokens, salt)  # it may have made room
+        shared = near is not None and self.share(near[0], seq_id, near[1], activation_bytes)
+        return near[1] if near and shared else 0
 
     def known(self, seq_id: int, tokens: Sequence[int], salt: bytes = b"") -> int:
         """How many of `tokens` `adopt` could find in memory."""
@@ -212,7 +212,8 @@ class KvManager(Generic[Holding]):
         holding = self._open(count)
         if holding is None:
             return False
-        if not self._grant(holding, count, activation_bytes, Cost.MODEL):
+        # While room was made the copy may have been given up, or found to be bad.
+        if not self._grant(holding, count, activation_bytes, Cost.MODEL) or not kept.is_copied:
             self._store.close(holding)
             return False
         below.lot.fetch_from(seq_id, holding, kept.block, count, kept.copied)
@@ -251,21 +252,19 @@ class KvManager(Generic[Holding]):
         self, seq_id: int, tokens: int, capacity: int, activation_bytes: int, seconds: float
     ) -> bool:
         """As `Below.open_layered`; False without a tier."""
-        if self._below is None:
-            return False
-        return self._below.open_layered(seq_id, tokens, capacity, activation_bytes, seconds)
+        below, price = self._below, activation_bytes
+        return below is not None and below.open_layered(seq_id, tokens, capacity, price, seconds)
 
     def ferry(self, plan: StepPlan) -> Ferry | None:
         """What carries layers in and out while `plan` runs; None if all its rows are mapped."""
         return None if self._below is None else self._below.ferry(plan)
 
-    def fetch(self, seq_id: int, activation_bytes: int, gentle: bool) -> bool:
+    def fetch(self, seq_id: int, activation_bytes: int) -> bool:
         """Bring a sequence back from below, at once or RETURNING; False: not now, and no change."""
         assert self._below is not None
         lot = self._below.lot
-        most = Cost.WARM if gentle else Cost.MODEL
         if self._below.is_layered(seq_id):
-            return self._below.complete(seq_id, activation_bytes, most)
+            return self._below.complete(seq_id, activation_bytes)
         if lot.where(seq_id) is Whereabouts.LEAVING:
             self._held[seq_id] = lot.take_back(seq_id)
             return True
@@ -273,7 +272,7 @@ class KvManager(Generic[Holding]):
         holding = self._open(tokens)
         if holding is None:
             return False
-        if not self._grant(holding, tokens, activation_bytes, most):
+        if not self._grant(holding, tokens, activation_bytes, Cost.MODEL):
             self._store.close(holding)
             return False
         lot.fetch(seq_id, holding)
@@ -396,5 +395,5 @@ class KvManager(Generic[Holding]):
         self.room.pool.check()
         if self._below is not None:
             self._below.lot.check()
-        if self._index is not None:
-            self._index.check()
+        if self.kept is not None:
+            self.kept.check()

@@ -32,14 +32,19 @@ class Account:
 
 @dataclass(slots=True)
 class Group:
-    """Owners with limits in common: those of one model.  `held` is kept beside theirs."""
+    """Owners with limits in common: those of one model.  `held` is kept beside theirs.
+
+    `floors` is what the owners' add up to.  It is kept, as it hardly ever changes and is asked for
+    every time that anybody takes a chunk.
+    """
 
     limits: Account = field(default_factory=Account)
     owners: dict[str, Account] = field(default_factory=dict)
+    floors: int = 0
 
-    @property
-    def floors(self) -> int:
-        return sum(account.floor for account in self.owners.values())
+    def count(self) -> None:
+        """The owners, or their floors, are others than before."""
+        self.floors = sum(account.floor for account in self.owners.values())
 
     @property
     def promised(self) -> int:
@@ -48,6 +53,8 @@ class Group:
 
     def unmet(self, taken: Mapping[str, int] | None = None) -> int:
         """Chunks lacking to the floors of the group's owners, once they have `taken` so many."""
+        if not self.floors:
+            return 0
         taken = taken or {}
         return sum(max(0, a.unmet - taken.get(name, 0)) for name, a in self.owners.items())
 
@@ -122,9 +129,12 @@ class Ledger:
         """From now on `owner`, which holds nothing yet, is one of `group`."""
         account = self._account(owner)
         assert account.held == 0, (owner, account.held)
-        del self._home[owner].owners[owner]
-        self._home[owner] = self._groups.setdefault(group, Group())
-        self._home[owner].owners[owner] = account
+        before, home = self._home[owner], self._groups.setdefault(group, Group())
+        del before.owners[owner]
+        before.count()
+        self._home[owner] = home
+        home.owners[owner] = account
+        home.count()
 
     def leave(self, owner: str) -> None:
         """Close the account of `owner`, which holds nothing; its limits go with it.
@@ -135,6 +145,7 @@ class Ledger:
         home = self._home.pop(owner, None)
         if home is not None:
             del home.owners[owner]
+            home.count()
             left = {name: g for name, g in self._groups.items() if g is not home or g.owners}
             self._groups = left
 
@@ -223,13 +234,15 @@ class Ledger:
         for name, group in self._groups.items():
             of_owners = sum(account.held for account in group.owners.values())
             assert of_owners == group.limits.held, (name, of_owners, group.limits.held)
+            floors = sum(account.floor for account in group.owners.values())
+            assert floors == group.floors, (name, floors, group.floors)
         assert all(count >= 0 for count in self.holdings().values()), self.holdings()
 
     def _promised_outside(self, home: Group) -> int:
         """Free chunks that owners and groups outside `home` have a right to."""
         kept = 0 if home is self._ungrouped else self._ungrouped.unmet()
         for group in self._groups.values():
-            if group is not home:
+            if group is not home and group.promised:
                 kept += max(group.limits.unmet, group.unmet())
         return kept
 
@@ -238,6 +251,7 @@ class Ledger:
     ) -> None:
         before = account.floor, account.ceiling
         account.floor, account.ceiling = floor, ceiling
+        home.count()
         promised, most = self.promised, home.limits.ceiling
         refusal = None
         if floor < 0 or promised > self.total:
@@ -254,6 +268,7 @@ class Ledger:
             )
         if refusal is not None:
             account.floor, account.ceiling = before
+            home.count()
             raise BudgetError(refusal)
 
     def _move(self, owner: str, count: int) -> None:

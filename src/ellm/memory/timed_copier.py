@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count as count_from
 
 from ellm.core.clock import Clock
@@ -11,25 +11,29 @@ from ellm.memory.transfer import Direction, Transfer, TransferState
 
 
 class TimedCopier:
-    """One line each way, `bytes_per_second` fast.
+    """One line each way, `bytes_per_second` fast, in each direction if they differ.
 
     A transfer's work is done when it ends, all at once, in the thread that asks.  `advance` lets
     seconds pass on the clock, for `wait`.
     """
 
     def __init__(
-        self, clock: Clock, advance: Callable[[float], None], bytes_per_second: float
+        self,
+        clock: Clock,
+        advance: Callable[[float], None],
+        bytes_per_second: float | Mapping[Direction, float],
     ) -> None:
         self._clock = clock
         self._advance = advance
-        self._rate = bytes_per_second
+        rates = bytes_per_second
+        self._rates = rates if isinstance(rates, Mapping) else dict.fromkeys(Direction, rates)
         self._free_at: dict[Direction, float] = dict.fromkeys(Direction, 0.0)
         self._order = count_from()
         self._ends: list[tuple[float, int, Transfer]] = []
 
     def submit(self, transfer: Transfer) -> None:
         way = transfer.direction
-        transfer.seconds = transfer.size / self._rate
+        transfer.seconds = transfer.size / self._rates[way]
         end = max(self._clock.now(), self._free_at[way]) + transfer.seconds
         self._free_at[way] = end
         heapq.heappush(self._ends, (end, next(self._order), transfer))

@@ -13,8 +13,9 @@ from ellm.core.sequence import Sequence
 class FcfsPolicy:
     """Arrival order; nobody passes anybody.
 
-    A step takes a whole prompt while nobody decodes, and otherwise no more than `stall_tokens`
-    tokens in all, so that those who decode are not kept waiting for long.
+    A step takes one whole prompt while nobody decodes.  Otherwise it takes no more than
+    `stall_tokens` tokens in all, so that neither those who decode nor the prompt in front are kept
+    waiting for long: a step of several long prompts ends for all of them when the last is computed.
     """
 
     skips = False
@@ -33,7 +34,9 @@ class FcfsPolicy:
         now: float,
         most: int,
     ) -> int:
-        return min(most, max(0, self._stall_tokens - load.tokens)) if decoding else most
+        if not load.tokens:
+            return most
+        return min(most, max(0, self._stall_tokens - load.tokens))
 
     def latest_step(self, sequences: Collection[Sequence], now: float) -> float:
         return math.inf

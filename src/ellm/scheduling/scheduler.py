@@ -352,7 +352,7 @@ class Scheduler:
     def _recall(self, sequence: Sequence, draft: Draft, now: float) -> bool:
         """Fetch the KV of a parked sequence, and go on if it was still here; False if it waits."""
         price = self._activation_bytes(draft.shape)
-        if not self._kv.fetch(sequence.seq_id, price, gentle=bool(self.running)):
+        if not self._kv.fetch(sequence.seq_id, price):
             return self._go_on_layered(sequence, draft)
         if self._kv.where(sequence.seq_id) is not None:
             self._await(sequence)
