@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from operator import mul
 
 # Unknowns enter and leave the active set in finitely many moves; rounding alone could make it go
 # round in circles, and then any of the points on the circle will do.
-MOST_MOVES = 32
+MOST_MOVES = 64
 TOLERANCE = 1e-12
 
 
@@ -22,22 +23,29 @@ def nonnegative(
     span = range(len(vector))
     # With a unit diagonal the unknowns are of comparable size, whatever their units.
     scale = [1 / sqrt(matrix[i][i]) for i in span]
-    rows = [[matrix[i][j] * scale[i] * scale[j] for j in span] for i in span]
-    wanted = [vector[i] * scale[i] for i in span]
+    rows = [
+        [value * own * other for value, other in zip(row, scale, strict=True)]
+        for row, own in zip(matrix, scale, strict=True)
+    ]
+    wanted = list(map(mul, vector, scale))
+    least = TOLERANCE * max(map(abs, wanted))
     x = [start[i] / scale[i] for i in span]
     free = [i for i in span if x[i] > 0]
     for _ in range(MOST_MOVES):
-        target = _solve([[rows[i][j] for j in free] for i in free], [wanted[i] for i in free])
+        if len(free) == len(span):
+            target = _solve(rows, wanted)
+        else:
+            target = _solve([[rows[i][j] for j in free] for i in free], [wanted[i] for i in free])
         if all(value > 0 for value in target):
             for i, value in zip(free, target, strict=True):
                 x[i] = value
             pull, entering = _strongest_pull(rows, wanted, x, free)
-            if pull <= TOLERANCE:
+            if pull <= least:
                 break
             free = sorted([*free, entering])
         else:
             free = _advance(x, free, target)
-    return [x[i] * scale[i] for i in span]
+    return list(map(mul, x, scale))
 
 
 def _strongest_pull(
@@ -47,7 +55,7 @@ def _strongest_pull(
     best, entering = 0.0, -1
     for i, row in enumerate(rows):
         if i not in free:
-            pull = wanted[i] - sum(a * b for a, b in zip(row, x, strict=True))
+            pull = wanted[i] - sum(map(mul, row, x))
             if pull > best:
                 best, entering = pull, i
     return best, entering
@@ -68,15 +76,20 @@ def _advance(x: list[float], free: list[int], target: list[float]) -> list[int]:
 def _solve(rows: list[list[float]], vector: list[float]) -> list[float]:
     """By Cholesky's factors.  A pivot that rounding has eaten is kept away from zero."""
     lower: list[list[float]] = []
+    inverse: list[float] = []
     x: list[float] = []
-    for i, row in enumerate(rows):
+    for row, value in zip(rows, vector, strict=True):
         factor: list[float] = []
-        for j in range(i):
-            inner = sum(factor[k] * lower[j][k] for k in range(j))
-            factor.append((row[j] - inner) / lower[j][j])
-        factor.append(sqrt(max(row[i] - sum(f * f for f in factor), TOLERANCE)))
+        # `map` ends with the shorter one: a row's factors so far.
+        for entry, other, inner in zip(row, lower, inverse, strict=False):
+            factor.append((entry - sum(map(mul, factor, other))) * inner)
+        pivot = sqrt(max(row[len(factor)] - sum(map(mul, factor, factor)), TOLERANCE))
+        x.append((value - sum(map(mul, factor, x))) / pivot)
+        factor.append(pivot)
         lower.append(factor)
-        x.append((vector[i] - sum(factor[k] * x[k] for k in range(i))) / factor[i])
-    for i in reversed(range(len(rows))):
-        x[i] = (x[i] - sum(lower[k][i] * x[k] for k in range(i + 1, len(rows)))) / lower[i][i]
+        inverse.append(1 / pivot)
+    for i in reversed(range(len(x))):
+        x[i] *= inverse[i]
+        for j, entry in enumerate(lower[i][:i]):
+            x[j] -= entry * x[i]
     return x
