@@ -11,7 +11,7 @@ import pytest
 
 from ellm.cli.bench.client import Endpoint, Outcome, Target
 from ellm.cli.bench.load import apply_load, find_model
-from ellm.cli.bench.workload import WorkItem
+from ellm.cli.bench.question import Question
 from ellm.cli.main import run
 from ellm.core.errors import ConfigError
 
@@ -76,7 +76,7 @@ async def load(
         url = f"http://127.0.0.1:{port}"
         models = (await find_model(url, None),)
         target = Target(url, models, endpoint, api_key="secret")
-        items = [WorkItem((5, 6), 3)] * count
+        items = [Question((5, 6), 3)] * count
         outcomes, duration = await apply_load(target, items, limit, lambda: None)
     assert duration > 0
     return outcomes
@@ -178,3 +178,28 @@ def test_load_is_spread_over_models_as_the_trace_says(
     table = capsys.readouterr().out.partition("model ")[2].splitlines()
     assert table[1].split() == ["one", "2", "2", "100.0", "0.0", "0.0"]
     assert table[2].split() == ["two", "1", "1", "100.0", "0.0", "0.0"]
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_what_a_trace_has_to_warn_of_is_shown(
+    broken: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that breaks off, and the bundled trace, which does not."""
+    trace = tmp_path / "broken"
+    trace.write_text('{"prompt_tokens": 3, "output_tokens": 4}\n{"prompt_tok')
+    server = ScriptedServer([[*words(Endpoint.COMPLETIONS), USAGE]])
+
+    async def drive() -> int:
+        async with await asyncio.start_server(server, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            argv = (
+                f"bench serve --port {port} --dataset-name trace --max-requests 5 "
+                f"--dataset-path {trace if broken else 'chat'} --request-rate 1000"
+            )
+            return await asyncio.to_thread(run, argv.split())
+
+    assert asyncio.run(drive()) == 0
+    assert len(server.bodies) == (1 if broken else 5)
+    warned = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert len(warned) == broken
+    assert all(f"{trace} ends in the middle of line 2" in line for line in warned)

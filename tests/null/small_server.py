@@ -15,12 +15,13 @@ from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.sequence import FinishReason, Sequence, SequenceStatus
 from ellm.obs.goodput import Goodput
-from ellm.scheduling.cost import Coefficients, StepCost
+from ellm.scheduling.coefficients import Coefficients
+from ellm.scheduling.cost import StepCost
 from ellm.scheduling.policy import Policy
 from ellm.scheduling.queue import WaitingQueue
 
 # A thousand tokens of prompt take 0.11 s, a decoding step with a few sequences 0.01 s.
-MACHINE = Coefficients(token=1e-4, attention=0.0, kv_token=1e-7, sequence=1e-4, step=0.01)
+MACHINE = Coefficients.even(token=1e-4, attention=0.0, kv_token=1e-7, sequence=1e-4, step=0.01)
 
 
 def known_cost() -> StepCost:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from ellm.cli.bench.workload import WorkItem
+from ellm.cli.bench.question import Question
 
 if TYPE_CHECKING:
     import httpx
@@ -41,10 +41,10 @@ class Target:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
-    def model(self, item: WorkItem) -> str:
+    def model(self, item: Question) -> str:
         return self.models[item.model % len(self.models)]
 
-    def body(self, item: WorkItem) -> dict[str, Any]:
+    def body(self, item: Question) -> dict[str, Any]:
         """The JSON of one streaming request that ends with a usage chunk."""
         body: dict[str, Any] = {
             "model": self.model(item),
@@ -104,7 +104,7 @@ def why_not(url: str, error: Exception) -> str:
     return f"{url} does not answer as a server should: {str(error) or type(error).__name__}"
 
 
-async def ask(http: httpx.AsyncClient, target: Target, item: WorkItem) -> Outcome:
+async def ask(http: httpx.AsyncClient, target: Target, item: Question) -> Outcome:
     """Send one request and follow its stream to the end; failures are outcomes, not exceptions."""
     import httpx
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,23 +41,18 @@ from ellm.cli.bench.options import (
     ScaleLengths,
     Seed,
 )
+from ellm.cli.bench.question import questions
 from ellm.cli.bench.statistics import parse_objectives, summarize
-from ellm.cli.bench.traces import read_trace
-from ellm.cli.bench.workload import (
-    WorkItem,
-    arrivals,
-    fixed_lengths,
-    hastened,
-    in_turn,
-    sharegpt_lengths,
-    timed,
-)
 from ellm.cli.engine_options import takes_engine_args
 from ellm.cli.progress import counting_bar
 from ellm.cli.sampling_options import Temperature
 from ellm.cli.serve import ApiKey
 from ellm.core.errors import ConfigError
 from ellm.llm.args import EngineArgs
+from ellm.sim.workload.arrivals import arrivals, hastened, timed
+from ellm.sim.workload.item import Item
+from ellm.sim.workload.lengths import SHAREGPT, drawn, fixed
+from ellm.sim.workload.traces import Trace, read_trace
 
 
 def group() -> typer.Typer:
@@ -82,7 +77,7 @@ def latency(
     output_json: OutputJson = None,
 ) -> int:
     """Time one batch of prompts.  They are random, and there is no server."""
-    items = fixed_lengths(batch_size, input_len, output_len, args.seed)
+    items = questions(fixed(batch_size, input_len, output_len), args.seed)
     figures = offline.latency(args, items, num_iters_warmup, num_iters)
     return _report({"input_len": input_len, "output_len": output_len} | figures, output_json)
 
@@ -96,7 +91,7 @@ def throughput(
     output_json: OutputJson = None,
 ) -> int:
     """Count tokens per second.  Many random prompts at once, and no server."""
-    items = fixed_lengths(num_prompts, input_len, output_len, args.seed)
+    items = questions(fixed(num_prompts, input_len, output_len), args.seed)
     figures = offline.throughput(args, items)
     return _report({"input_len": input_len, "output_len": output_len} | figures, output_json)
 
@@ -140,8 +135,9 @@ def serve(
     objectives = parse_objectives([*(goodput or ()), *(more_goodput or ())])
     _check_scales(dataset_name, scale_lengths, rate_scale, request_rate)
     lengths = (input_len, output_len)
-    items = _workload(dataset_name, dataset_path, num_prompts, lengths, scale_lengths or 1.0, seed)
-    items = _schedule(items, dataset_name, request_rate, rate_scale, burstiness, seed)
+    trace = _workload(dataset_name, dataset_path, num_prompts, lengths, scale_lengths or 1.0, seed)
+    due = _schedule(trace, dataset_name, request_rate, rate_scale, burstiness, seed)
+    items = questions(due, seed)
     if max_concurrency is not None and max_concurrency < 1:
         raise ConfigError(f"--max-concurrency must be at least 1, not {max_concurrency}")
 
@@ -191,31 +187,33 @@ def _workload(
     lengths: tuple[int, int],
     scale: float,
     seed: int,
-) -> list[WorkItem]:
+) -> Trace:
     if count < 1 or min(lengths) < 1:
         raise ConfigError("--num-prompts, --input-len and --output-len must be at least 1")
     if (dataset is Dataset.TRACE) != (path is not None):
         raise ConfigError("--dataset-name trace and --dataset-path belong together")
     if path is not None:
-        return read_trace(path, count, seed, scale)
-    if dataset is Dataset.SHAREGPT_LENGTHS:
-        return in_turn(sharegpt_lengths(count, seed))
-    return in_turn(fixed_lengths(count, *lengths, seed))
+        trace = read_trace(path, count, scale=scale)
+        for warning in trace.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        return trace
+    sharegpt = dataset is Dataset.SHAREGPT_LENGTHS
+    return Trace(drawn(count, *SHAREGPT, seed) if sharegpt else fixed(count, *lengths), timed=False)
 
 
 def _schedule(
-    items: list[WorkItem],
+    trace: Trace,
     dataset: Dataset,
     rate: float | None,
     rate_scale: float | None,
     burstiness: float,
     seed: int,
-) -> list[WorkItem]:
-    if rate_scale is not None and len(items) > 9 and not any(item.arrival for item in items):
+) -> list[Item]:
+    if rate_scale is not None and not trace.timed:
         raise ConfigError("this trace has no times to scale: give --request-rate instead")
     if rate is None and dataset is Dataset.TRACE:
-        return hastened(items, rate_scale or 1.0)
+        return hastened(trace.items, rate_scale or 1.0)
     rate = math.inf if rate is None else rate
     if not rate > 0 or not burstiness > 0:
         raise ConfigError("--request-rate and --burstiness must be above 0")
-    return timed(items, arrivals(len(items), rate, burstiness, random.Random(seed)))
+    return timed(trace.items, arrivals(len(trace.items), rate, seed, burstiness))

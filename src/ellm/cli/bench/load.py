@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ellm.cli.bench.client import Outcome, Target, ask, why_not
-from ellm.cli.bench.workload import WorkItem
+from ellm.cli.bench.question import Question
 from ellm.core.errors import ConfigError
 
 
@@ -31,7 +31,7 @@ async def find_model(base_url: str, api_key: str | None) -> str:
 
 async def apply_load(
     target: Target,
-    items: Sequence[WorkItem],
+    items: Sequence[Question],
     max_concurrency: int | None,
     on_done: Callable[[], None],
 ) -> tuple[list[Outcome], float]:
@@ -41,7 +41,7 @@ async def apply_load(
     slots = asyncio.Semaphore(max_concurrency) if max_concurrency else contextlib.nullcontext()
     start = time.perf_counter()
 
-    async def one(http: httpx.AsyncClient, item: WorkItem) -> Outcome:
+    async def one(http: httpx.AsyncClient, item: Question) -> Outcome:
         await asyncio.sleep(max(start + item.arrival - time.perf_counter(), 0.0))
         due = time.perf_counter()
         async with slots:

@@ -6,18 +6,18 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ellm.cli.bench.statistics import percentile
-from ellm.cli.bench.workload import WorkItem
+from ellm.cli.bench.question import Question
 from ellm.cli.progress import counting_bar
 from ellm.core.sampling import SamplingParams
 from ellm.llm.args import EngineArgs
+from ellm.obs.spread import percentile
 
 if TYPE_CHECKING:
     from ellm.llm.llm import LLM
 
 
 def latency(
-    args: EngineArgs, items: Sequence[WorkItem], warmups: int, rounds: int
+    args: EngineArgs, items: Sequence[Question], warmups: int, rounds: int
 ) -> dict[str, Any]:
     """Seconds per batch over `rounds`, after `warmups` that are not counted."""
     llm = _load(args)
@@ -39,10 +39,10 @@ def latency(
     }
 
 
-def throughput(args: EngineArgs, items: Sequence[WorkItem]) -> dict[str, Any]:
+def throughput(args: EngineArgs, items: Sequence[Question]) -> dict[str, Any]:
     """Rates over all of `items` given at once, after a short unmeasured warm-up."""
     llm = _load(args)
-    _run(llm, [WorkItem(items[0].prompt, 2)])
+    _run(llm, [Question(items[0].prompt, 2)])
     seconds = _run(llm, items)
     prompt = sum(len(item.prompt) for item in items)
     output = sum(item.output_len for item in items)
@@ -61,7 +61,7 @@ def _load(args: EngineArgs) -> LLM:
     return LLM(args)
 
 
-def _run(llm: LLM, items: Sequence[WorkItem]) -> float:
+def _run(llm: LLM, items: Sequence[Question]) -> float:
     """Seconds for one batch in which every answer has its full length."""
     prompts = [{"prompt_token_ids": list(item.prompt)} for item in items]
     params = [

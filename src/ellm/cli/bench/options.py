@@ -61,7 +61,11 @@ DatasetName = Annotated[
 ]
 DatasetPath = Annotated[
     Path | None,
-    typer.Option("--dataset-path", help="Trace: Azure, Prism or length CSV, or Mooncake JSONL."),
+    typer.Option(
+        "--dataset-path",
+        help="Trace: a file of Azure, Mooncake, Prism, APEX, of ShareGPT's lengths or of eLLM's "
+        "own (JSON lines); or `chat`, which is bundled.",
+    ),
 ]
 ScaleLengths = Annotated[
     float | None,

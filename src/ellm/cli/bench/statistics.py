@@ -1,4 +1,4 @@
-"""Latency percentiles, throughput and goodput of a load run."""
+"""Latencies, throughput and goodput of a load run."""
 
 from __future__ import annotations
 
@@ -9,35 +9,9 @@ from typing import Any
 
 from ellm.cli.bench.client import Outcome
 from ellm.core.errors import ConfigError
+from ellm.obs.spread import Spread
 
 OBJECTIVES = ("ttft", "tpot", "e2el")
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of `values` lie, interpolated linearly; 0 if none."""
-    if not values:
-        return 0.0
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean, median, 90th and 99th percentile, in milliseconds."""
-
-    mean: float
-    median: float
-    p90: float
-    p99: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Spread:
-        mean = sum(seconds) / len(seconds) if seconds else 0.0
-        ranks = [percentile(seconds, share) for share in (0.5, 0.9, 0.99)]
-        return cls(*(1e3 * value for value in (mean, *ranks)))
 
 
 @dataclass(frozen=True, slots=True)
