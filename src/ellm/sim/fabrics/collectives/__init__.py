@@ -1,0 +1,1 @@
+"""A file for each collective; a new file is a new collective."""
