@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ellm.core.plan import StepShape
-from ellm.kernels.ops import Activation, Dims, Temp
+from ellm.kernels.activation import Activation
+from ellm.kernels.ops import Dims, Temp
 from ellm.runtime.workspace import Workspace
 
 pytestmark = pytest.mark.parametrize("name", BACKENDS)

@@ -183,14 +183,24 @@ class Engine:
 
     def step(self) -> list[SequenceOutput]:
         """Run one step if anything can run, and report what happened since the last call."""
-        news, self._news = self._news, []
+        plan = self.begin()
+        return self.news() if plan is None else self.finish(plan)
+
+    def begin(self) -> StepPlan | None:
+        """The next step with all its memory, to be given to `finish`; None if nothing can run.
+
+        Whoever runs several engines as one (the simulator) looks at all their plans in between.
+        """
         self._latest = None
         self._keeper.tidy(self._scheduler.running)
         with self._keeper.critical():
             plan = self._plan()
             self._stalled = bool(self._sequences) and (plan is None or not self._inflate(plan))
-        if plan is None or self._stalled:
-            return news
+        return None if self._stalled else plan
+
+    def finish(self, plan: StepPlan) -> list[SequenceOutput]:
+        """Run what `begin` has planned, and report what happened since the last report."""
+        news = self.news()
         started = self.clock.now()
         self._recorder.planned(self._planned(plan))
         news += self._commit(plan, *self._execute(plan))
@@ -199,6 +209,11 @@ class Engine:
         self._cost.observe(plan.load, seconds)
         self.stats.step_time_error = self._cost.error
         self._policy.stepped(plan.load, seconds)
+        return news
+
+    def news(self) -> list[SequenceOutput]:
+        """What happened between steps and was not reported yet."""
+        news, self._news = self._news, []
         return news
 
     def _plan(self) -> StepPlan | None:
@@ -331,6 +346,7 @@ class Engine:
             memory=self._memory.pool.snapshot(),
             owners=self._memory.holdings,
             idle=kv.room.idle,
+            running_bytes=kv.token_bytes * sum(each.computed for each in self._scheduler.running),
         )
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ellm.core.layers import KvTable
 from ellm.core.plan import StepShape
+from ellm.kernels.activation import Activation
 from ellm.kernels.scratch import Scratch
 
 
@@ -70,15 +70,6 @@ class KvPlanes:
     """
 
     layers: tuple[Tensor, ...]
-
-
-class Activation(Enum):
-    """The function between the two halves of an MLP, in Hugging Face's names."""
-
-    SILU = "silu"
-    GELU = "gelu"
-    GELU_TANH = "gelu_pytorch_tanh"
-    RELU = "relu"
 
 
 @dataclass(frozen=True, slots=True)

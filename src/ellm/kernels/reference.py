@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ellm.core.plan import StepShape
 from ellm.kernels import logits
+from ellm.kernels.activation import Activation
 from ellm.kernels.attention import SdpaPlan, mask_shape
 from ellm.kernels.heights import height
-from ellm.kernels.ops import Activation, AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.scratch import Scratch
 
 _aten = torch.ops.aten

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from ellm.core.config import ElasticPart, KvLayout, MemoryMode, SchedulingPolicy
+from ellm.core.config import (
+    ALL_PARTS,
+    ElasticPart,
+    KvLayout,
+    MemoryConfig,
+    MemoryMode,
+    SchedulerConfig,
+    SchedulingPolicy,
+)
 from ellm.core.errors import ConfigError
 from ellm.core.units import parse_bytes, parse_seconds
 
@@ -88,6 +96,49 @@ class EngineArgs:
         object.__setattr__(self, "scheduling_policy", policy)
         parts = frozenset(_choose("ablate", ElasticPart, part) for part in self.ablate)
         object.__setattr__(self, "ablate", parts)
+
+    def limits(self, positions: int) -> SchedulerConfig:
+        """What a step and the queue may be, for a model trained for so many positions.
+
+        The context is the model's where the longest that fits was asked for.  Raises ConfigError.
+        """
+        if (self.max_model_len or 0) > positions:
+            raise ConfigError(
+                f"--max-model-len {self.max_model_len} is beyond the {positions} positions that "
+                f"the model was trained for: set {positions} or less"
+            )
+        assert isinstance(self.scheduling_policy, SchedulingPolicy)
+        assert not isinstance(self.ttft_slo, str)
+        assert not isinstance(self.tpot_slo, str)
+        return SchedulerConfig(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            chunked_prefill=self.enable_chunked_prefill,
+            max_num_queued_reqs=self.max_num_queued_reqs,
+            max_model_len=self.max_model_len or positions,
+            policy=self.scheduling_policy,
+            ttft_slo=self.ttft_slo,
+            tpot_slo=self.tpot_slo,
+        )
+
+    @property
+    def memory_config(self) -> MemoryConfig:
+        """As it was asked for: budget and chunks may still be left open."""
+        assert not isinstance(self.memory, str)
+        assert not isinstance(self.chunk_bytes, str)
+        assert not isinstance(self.kv_offloading_size, str)
+        assert isinstance(self.memory_mode, MemoryMode)
+        assert isinstance(self.kv_layout, KvLayout)
+        return MemoryConfig(
+            budget=self.memory,
+            chunk_bytes=self.chunk_bytes,
+            layout=self.kv_layout,
+            block_size=self.block_size,
+            prefix_caching=self.enable_prefix_caching,
+            mode=self.memory_mode,
+            offload_bytes=self.kv_offloading_size or 0,
+            parts=ALL_PARTS - frozenset(self.ablate),
+        )
 
     @property
     def name(self) -> str:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ellm.core.config import SchedulerConfig, SchedulingPolicy
-from ellm.core.errors import ConfigError
+from ellm.core.config import SchedulerConfig
 from ellm.llm.args import EngineArgs
 from ellm.llm.model_source import resolve_model
 from ellm.llm.processor import end_token_ids
@@ -43,7 +42,7 @@ class Blueprint:
         directory = resolve_model(args.model)
         checkpoint = Checkpoint.open(directory)
         spec = describe(checkpoint.config, args.max_model_len or None)
-        limits = _limits(args, _context(args.max_model_len, spec))
+        limits = args.limits(spec.max_positions)
         dtype = choose_dtype(args.dtype, spec, checkpoint)
         own = resolve_model(args.tokenizer) if args.tokenizer else directory
         tokenizer = Tokenizer.load(own, args.chat_template)
@@ -60,30 +59,3 @@ class Blueprint:
         per_token = sum(layer.token_bytes for layer in self.spec.layers(self.dtype.itemsize))
         rows = self.limits.max_num_seqs * self.limits.max_model_len
         return self.weight_bytes + rows * per_token
-
-
-def _limits(args: EngineArgs, context: int) -> SchedulerConfig:
-    assert isinstance(args.scheduling_policy, SchedulingPolicy)
-    assert not isinstance(args.ttft_slo, str)
-    assert not isinstance(args.tpot_slo, str)
-    return SchedulerConfig(
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-        chunked_prefill=args.enable_chunked_prefill,
-        max_num_queued_reqs=args.max_num_queued_reqs,
-        max_model_len=context,
-        policy=args.scheduling_policy,
-        ttft_slo=args.ttft_slo,
-        tpot_slo=args.tpot_slo,
-    )
-
-
-def _context(asked: int | None, spec: DecoderSpec) -> int:
-    if not asked:
-        return spec.max_positions
-    if asked > spec.max_positions:
-        raise ConfigError(
-            f"--max-model-len {asked} is beyond the {spec.max_positions} positions that the model "
-            f"was trained for: set {spec.max_positions} or less"
-        )
-    return asked

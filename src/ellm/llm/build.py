@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 from ellm.core.clock import Clock, MonotonicClock
-from ellm.core.config import ALL_PARTS, ElasticPart, KvLayout, MemoryConfig, MemoryMode
+from ellm.core.config import ElasticPart, MemoryConfig
 from ellm.core.errors import BudgetError, ConfigError, DriverUnavailable
 from ellm.core.executor import Executor
 from ellm.core.units import format_bytes
@@ -213,32 +213,22 @@ def build(
 
 def _memory(args: EngineArgs, blueprints: Sequence[Blueprint]) -> MemoryConfig:
     """The budget in full, and the finest chunks that the machine can map of what can be used."""
-    budget = _budget(args)
-    chunk_bytes = args.chunk_bytes
-    assert not isinstance(chunk_bytes, str)
-    assert isinstance(args.memory_mode, MemoryMode)
-    assert not isinstance(args.kv_offloading_size, str)
+    budget, asked = _budget(args), args.memory_config
+    chunk_bytes = asked.chunk_bytes
     if chunk_bytes is None and args.device == "cpu":
         useful = sum(blueprint.useful_bytes for blueprint in blueprints)
         chunk_bytes = choose_chunk_bytes(min(budget, useful))
-    memory = MemoryConfig(
-        budget=budget,
-        chunk_bytes=chunk_bytes,
-        mode=args.memory_mode,
-        offload_bytes=args.kv_offloading_size or 0,
-    )
-    return _of_model(memory, args)
+    return replace(asked, budget=budget, chunk_bytes=chunk_bytes)
 
 
 def _of_model(memory: MemoryConfig, args: EngineArgs) -> MemoryConfig:
     """The same memory, as the engine of one model sees it."""
-    assert isinstance(args.kv_layout, KvLayout)
     return replace(
-        memory,
-        layout=args.kv_layout,
-        block_size=args.block_size,
-        prefix_caching=args.enable_prefix_caching,
-        parts=ALL_PARTS - frozenset(args.ablate),
+        args.memory_config,
+        budget=memory.budget,
+        chunk_bytes=memory.chunk_bytes,
+        mode=memory.mode,
+        offload_bytes=memory.offload_bytes,
     )
 
 

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from ellm.core.bundled import MODELS
 from ellm.core.errors import ModelNotFound
 
-BUNDLED = {"ellm-base": "base", "ellm-draft": "draft"}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WANTED = ["*.json", "*.safetensors", "*.jinja"]
 _UNWANTED = ["*/*", "consolidated*"]
@@ -22,7 +22,7 @@ def resolve_model(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if name in BUNDLED:
+    if name in MODELS:
         return _bundled(name)
     if path.exists():
         raise ModelNotFound(f"{path} is a file: name the directory that holds config.json")
@@ -32,7 +32,7 @@ def resolve_model(name: str) -> Path:
 
 
 def _bundled(name: str) -> Path:
-    path = Path(__file__).parents[1] / "bundled" / BUNDLED[name]
+    path = MODELS[name]
     if not (path / "config.json").is_file():
         raise ModelNotFound(
             f"this installation lacks the bundled model {name} ({path}): install the wheel, or "
@@ -62,5 +62,5 @@ def _remedy(name: str, error: Exception) -> str:
     return (
         f"no directory {name}, and the hub has no answer for this id ({first_line}): {hint}give "
         f"the path of a local model directory, check the spelling (HF_TOKEN opens private "
-        f"models), or use a bundled model: {', '.join(BUNDLED)}"
+        f"models), or use a bundled model: {', '.join(MODELS)}"
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ellm.core.errors import ModelError, UnsupportedModel
-from ellm.kernels.ops import Activation
+from ellm.kernels.activation import Activation
 
 
 class HfConfig:
@@ -49,8 +49,8 @@ class HfConfig:
             raise ModelError(f"config.json: {key} must be a number, not {value!r}")
         return float(value)
 
-    def numbers(self, key: str) -> list[float]:
-        value = self._get(key, None)
+    def numbers(self, key: str, default: Sequence[float] | None = None) -> list[float]:
+        value = self._get(key, default)
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ModelError(f"config.json: {key} must be a list of numbers, not {value!r}")
         return [float(item) for item in value]
@@ -66,6 +66,13 @@ class HfConfig:
         if not isinstance(value, str):
             raise ModelError(f"config.json: {key} must be a string, not {value!r}")
         return value
+
+    def names(self, key: str) -> list[str]:
+        """A list of words; empty where there is none."""
+        value = self._get(key, ())
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ModelError(f"config.json: {key} must be a list of words, not {value!r}")
+        return [str(item) for item in value]
 
     def section(self, key: str) -> HfConfig:
         value = self._get(key, {})

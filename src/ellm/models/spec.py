@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ellm.core.layers import LayerSpec
-from ellm.kernels.ops import Activation
+from ellm.kernels.activation import Activation
 
 
 class Norm(Enum):

@@ -42,7 +42,7 @@ class EngineSnapshot:
     kind: weights, activations, kv.  `idle` are those of them it could give back, by kind: premapped
     (rows mapped ahead), workspace (activations the last step did not need), warm (mapped ranges of
     ended sequences), leaving (rows on their way below), prefixes (kept for requests that begin
-    alike).
+    alike).  `running_bytes` are the KV of running sequences, what they share counted for each.
     """
 
     running: int
@@ -54,3 +54,4 @@ class EngineSnapshot:
     owners: Mapping[str, int] = field(default_factory=dict)
     idle: Mapping[str, int] = field(default_factory=dict)
     tier: TierSnapshot | None = None
+    running_bytes: int = 0

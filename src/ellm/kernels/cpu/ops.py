@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ellm.core.plan import StepShape
 from ellm.core.units import round_up
+from ellm.kernels.activation import Activation
 from ellm.kernels.cpu import library as native
 from ellm.kernels.cpu.attention import NativeAttention
 from ellm.kernels.cpu.library import DTYPES, Kind, Library, Op, operation
 from ellm.kernels.cpu.tape import Tape
 from ellm.kernels.heights import height
-from ellm.kernels.ops import Activation, AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.scratch import Scratch
 
 # kWidest of native/attention_room.h.
