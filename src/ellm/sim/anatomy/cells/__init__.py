@@ -1,0 +1,1 @@
+"""The cells there are, one file each."""

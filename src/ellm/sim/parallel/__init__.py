@@ -1,0 +1,1 @@
+"""A model divided over devices: who holds what, and what must travel."""
