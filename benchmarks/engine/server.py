@@ -22,7 +22,7 @@ from setting import STEP_TOKENS, Setting
 
 from ellm.cli.bench.client import Endpoint, Outcome, Target
 from ellm.cli.bench.load import apply_load
-from ellm.cli.bench.workload import WorkItem
+from ellm.cli.bench.question import Question
 from harness.machine import busy_seconds, cpu_seconds, forget_peak, peak_rss
 
 Result = TypeVar("Result")
@@ -98,7 +98,7 @@ class Server(Engine):
     def stream(self, prompts: Prompts, n: int) -> tuple[list[Outcome], float]:
         """What each prompt went through, and seconds from the first request to the last answer."""
         target = Target(self._url, (MODEL,), Endpoint.COMPLETIONS, ignore_eos=True)
-        items = [WorkItem(tuple(prompt), n) for prompt in prompts]
+        items = [Question(tuple(prompt), n) for prompt in prompts]
 
         def work() -> tuple[list[Outcome], float]:
             return asyncio.run(apply_load(target, items, None, lambda: None))

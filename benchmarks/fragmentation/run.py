@@ -10,6 +10,7 @@ from ellm.core.layers import LayerSpec
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import GIB, KIB, MIB, format_bytes
+from ellm.sim.activations import Activations
 from ellm.sim.replay import SimModel, simulated_engine
 
 MODELS = {
@@ -26,7 +27,7 @@ def measure(model: str, layout: KvLayout, chunk_bytes: int, length: int) -> tupl
     """Share of mapped KV bytes that hold no token, and mapped bytes a sequence."""
     layers = MODELS[model]
     engine = simulated_engine(
-        SimModel(layers=layers, activation_bytes_per_token=64, activation_bytes_per_row=64),
+        SimModel(layers=layers, activations=Activations(64, 64)),
         MemoryConfig(budget=16 * GIB, chunk_bytes=chunk_bytes, layout=layout),
         SchedulerConfig(max_num_seqs=SEQUENCES, max_num_batched_tokens=10**6, max_model_len=4096),
     )

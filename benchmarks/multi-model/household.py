@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ellm.cli.bench.traces import read_trace
-from ellm.cli.bench.workload import WorkItem, hastened
+from ellm.cli.bench.question import Question, questions
 from ellm.core.errors import BudgetError
 from ellm.core.units import KIB, MIB
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
+from ellm.sim.workload.arrivals import hastened
+from ellm.sim.workload.traces import read_trace
 from harness import traces
 from harness.random_llama import RandomLlama
 
@@ -58,11 +59,14 @@ def arguments_of(model: int, shared: dict[str, Any]) -> dict[str, Any]:
     return {**LIMITS, **shared, **own}
 
 
-def workload(seed: int, speed: float = 1.0, count: int = REQUESTS) -> list[WorkItem]:
+def workload(seed: int, speed: float = 1.0, count: int = REQUESTS) -> list[Question]:
     """The first `count` requests of the trace, `speed` times as fast."""
-    items = read_trace(traces.find(TRACE), count, seed, LENGTHS)
-    fitting = [replace(item, prompt=item.prompt[: CONTEXT - item.output_len]) for item in items]
-    return hastened(fitting, speed)
+    items = read_trace(traces.find(TRACE), count, scale=LENGTHS).items
+    fitting = [
+        replace(item, prompt_tokens=min(item.prompt_tokens, CONTEXT - item.output_tokens))
+        for item in items
+    ]
+    return questions(hastened(fitting, speed), seed)
 
 
 def smallest_share(threads: int) -> int:

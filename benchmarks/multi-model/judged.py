@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from ellm.cli.bench.statistics import percentile
+from ellm.obs.spread import percentile
 
 Request = Mapping[str, Any]
 Solo = Mapping[int, tuple[float, float]]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from household import name_of, workload
 
-from ellm.cli.bench.workload import WorkItem
+from ellm.cli.bench.question import Question
 from ellm.core.sampling import SamplingParams
 from ellm.llm.args import EngineArgs
 from ellm.llm.fleet import AsyncFleet
@@ -41,7 +41,7 @@ def resident_bytes() -> int:
 class Replay:
     """One run through the trace."""
 
-    def __init__(self, fleet: AsyncFleet, items: list[WorkItem]) -> None:
+    def __init__(self, fleet: AsyncFleet, items: list[Question]) -> None:
         self._fleet = fleet
         self._items = items
         self._start = 0.0
@@ -59,7 +59,7 @@ class Replay:
         with suppress(asyncio.CancelledError):
             await sampler
 
-    async def _ask(self, number: int, item: WorkItem) -> None:
+    async def _ask(self, number: int, item: Question) -> None:
         """Times count from when the request was due, so that a late client is not forgiven."""
         due = self._start + item.arrival
         await asyncio.sleep(due - time.perf_counter())
@@ -99,7 +99,7 @@ class Replay:
         }
 
 
-async def ask(fleet: AsyncFleet, item: WorkItem, due: float) -> tuple[float, float]:
+async def ask(fleet: AsyncFleet, item: Question, due: float) -> tuple[float, float]:
     """Seconds from `due` to the first token, and between those that follow (0 for a single one)."""
     params = SamplingParams(
         max_tokens=item.output_len, temperature=0, ignore_eos=True, detokenize=False

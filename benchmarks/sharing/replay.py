@@ -16,14 +16,15 @@ from typing import Any
 
 from ideal import Event
 
-from ellm.cli.bench.workload import WorkItem
+from ellm.cli.bench.question import Question
 from ellm.core.config import MemoryConfig, SchedulerConfig
 from ellm.core.layers import LayerSpec
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.engine import Engine
-from ellm.scheduling.cost import Coefficients
+from ellm.scheduling.coefficients import Coefficients
+from ellm.sim.activations import Activations
 from ellm.sim.clock import VirtualClock
 from ellm.sim.replay import SimModel, simulated_engine
 
@@ -50,15 +51,14 @@ class Replayed:
 class Replay:
     """`blocks` of memory, `below` blocks in the tier, with or without a prefix cache."""
 
-    def __init__(self, items: Sequence[WorkItem], blocks: int, below: int, caches: bool) -> None:
+    def __init__(self, items: Sequence[Question], blocks: int, below: int, caches: bool) -> None:
         self.items = items
         self.clock = VirtualClock()
         model = SimModel(
             weight_bytes=0,
             layers=(LAYER,),
-            cost=Coefficients(0, 0, 0, 0, step=SCALE * STEP),
-            activation_bytes_per_token=LAYER.token_bytes,
-            activation_bytes_per_row=LAYER.token_bytes,
+            cost=Coefficients.even(step=SCALE * STEP),
+            activations=Activations(LAYER.token_bytes, LAYER.token_bytes),
             tier_bandwidth=BANDWIDTH,
         )
         memory = MemoryConfig(
@@ -94,8 +94,9 @@ class Replay:
     def _submit(self, number: int) -> None:
         item = self.items[number]
         params = SamplingParams(max_tokens=item.output_len, temperature=0, ignore_eos=True)
+        name, prompt = str(number), tuple(item.prompt)
         self.engine.submit(
-            Request(request_id=str(number), prompt=item.prompt, params=params, arrival=item.arrival)
+            Request(request_id=name, prompt=prompt, params=params, arrival=item.arrival)
         )
 
     def _step(self) -> None:

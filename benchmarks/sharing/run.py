@@ -13,8 +13,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import ideal
 from replay import BLOCK, SCALE, Replay
 
-from ellm.cli.bench.traces import read_trace
-from ellm.cli.bench.workload import WorkItem
+from ellm.cli.bench.question import Question, questions
+from ellm.sim.workload.traces import read_trace
 from harness import traces
 from harness.arm import Arm
 from harness.options import parser
@@ -44,7 +44,7 @@ USERS, FIRST, MORE, OUTPUT = 8, 384, 32, 8
 FITTING, STEP_BYTES = 3, 32 * 2**20
 
 
-def replayed(items: Sequence[WorkItem], sizes: Sequence[int], arms: Sequence[str]) -> list[Trial]:
+def replayed(items: Sequence[Question], sizes: Sequence[int], arms: Sequence[str]) -> list[Trial]:
     """Every arm at every size, and what ideal caches would have found in its place.
 
     Without a cache the size makes no difference, and the smallest speaks for all.
@@ -147,8 +147,8 @@ def main() -> None:
         asked.requests, asked.turns, sizes = 500, 2, SIZES[:1]
     replays: list[Trial] = []
     if "replay" in asked.parts and asked.trace.exists():
-        items = read_trace(asked.trace, asked.requests, asked.seed, 1 / SCALE)
-        replays = replayed(items, sizes, asked.arms)
+        trace = read_trace(asked.trace, asked.requests, scale=1 / SCALE)
+        replays = replayed(questions(trace.items, asked.seed), sizes, asked.arms)
     elif "replay" in asked.parts:
         print(f"no trace, so only the chat: curl -o {asked.trace} {SOURCE}", file=sys.stderr)
     arms = [arm for arm in ARMS if arm.name in asked.arms]

@@ -16,8 +16,9 @@ from compared import table
 from served import Served, figures
 from settings import SETTINGS, SMALL, Setting
 from simulated import Simulation
-from workload import TRACES, Item, shapes
+from workload import TRACES, shapes
 
+from ellm.sim.workload.item import Item
 from harness import traces
 from harness.options import parser
 from harness.results import Trial, append
@@ -85,10 +86,10 @@ def measure(asked: argparse.Namespace) -> list[Trial]:
     setting, items = SETTINGS[REAL], requests(REAL, asked)
     wished = setting.wished(setting.alone(items))
     rng = random.Random(asked.seed)
-    prompts = [SMALL.prompt(item.prompt, rng) for item in items]
+    prompts = [SMALL.prompt(item.prompt_tokens, rng) for item in items]
     trials = []
     for name, rate, arm in points(asked):
-        served = [Served(item.arrival / rate, item.output) for item in items]
+        served = [Served(item.arrival / rate, item.output_tokens) for item in items]
         question = {
             "arrivals": [one.arrival for one in served],
             "prompts": prompts,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ellm.cli.bench.statistics import percentile
 from ellm.core.objectives import Objectives
+from ellm.obs.spread import percentile
 
 Figures = dict[str, float]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workload import Item
-
-from ellm.cli.bench.statistics import percentile
 from ellm.core.layers import LayerSpec
 from ellm.core.load import StepLoad
 from ellm.core.objectives import Objectives
 from ellm.core.units import GIB, KIB, MIB
-from ellm.scheduling.cost import Coefficients
+from ellm.obs.spread import percentile
+from ellm.scheduling.coefficients import Coefficients
+from ellm.sim.activations import Activations
 from ellm.sim.replay import SimModel
+from ellm.sim.workload.item import Item
 from harness.random_llama import RandomLlama
 
 
@@ -44,8 +44,11 @@ class Setting:
     def alone(self, items: Sequence[Item]) -> Objectives:
         """TTFT and TPOT of the median request that has the machine to itself."""
         cost = self.model.cost.seconds
-        first = [cost(StepLoad().with_sequence(i.prompt, i.prompt)) for i in items]
-        later = [cost(StepLoad().with_sequence(1, i.prompt + i.output // 2 + 1)) for i in items]
+        first = [cost(StepLoad().with_sequence(i.prompt_tokens, i.prompt_tokens)) for i in items]
+        later = [
+            cost(StepLoad().with_sequence(1, i.prompt_tokens + i.output_tokens // 2 + 1))
+            for i in items
+        ]
         return Objectives(ttft=percentile(first, 0.5), tpot=percentile(later, 0.5))
 
     def wished(self, alone: Objectives) -> Objectives:
@@ -63,20 +66,16 @@ class Setting:
 # weights and the rest of an empty step; 25 GB/s to host memory.
 _LLAMA3 = SimModel(
     layers=(LayerSpec(8, 128, 2),) * 32,
-    vocab_size=128_256,
-    cost=Coefficients(8.6e-5, 3.5e-9, 8.2e-8, 2e-5, 12e-3),
-    activation_bytes_per_token=100_000,
-    activation_bytes_per_row=6 * 128_256,
+    cost=Coefficients.even(8.6e-5, 3.5e-9, 8.2e-8, 2e-5, 12e-3),
+    activations=Activations(100_000, 6 * 128_256),
     tier_bandwidth=25e9,
 )
 # Llama-2-7B on one L20, as LayerKV has it: 512 KiB of KV a token.  70 TFLOP/s of 119 in products,
 # 55 in attention, 750 GB/s, 20 GB/s to host memory.
 _LLAMA2 = SimModel(
     layers=(LayerSpec(32, 128, 2),) * 32,
-    vocab_size=32_000,
-    cost=Coefficients(1.9e-4, 9.5e-9, 7e-7, 5e-5, 20e-3),
-    activation_bytes_per_token=100_000,
-    activation_bytes_per_row=6 * 32_000,
+    cost=Coefficients.even(1.9e-4, 9.5e-9, 7e-7, 5e-5, 20e-3),
+    activations=Activations(100_000, 6 * 32_000),
     tier_bandwidth=20e9,
 )
 # Deep and narrow, so that a token's KV is to its activations as in a large model (0.8 there).
@@ -86,10 +85,8 @@ SMALL = RandomLlama(
 # Measured by --real on one thread of an AMD EPYC core.
 _SMALL = SimModel(
     layers=(LayerSpec(2, 64, 2),) * 8,
-    vocab_size=1024,
-    cost=Coefficients(4e-5, 5.6e-8, 3.6e-6, 2e-4, 3e-3),
-    activation_bytes_per_token=4_600,
-    activation_bytes_per_row=0,
+    cost=Coefficients.even(4e-5, 5.6e-8, 3.6e-6, 2e-4, 3e-3),
+    activations=Activations(4_600, 0),
     tier_bandwidth=1e9,
 )
 

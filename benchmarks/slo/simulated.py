@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from arms import Arm
 from served import Served
 from settings import Setting
-from workload import Item
 
 from ellm.core.objectives import Objectives
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.sim.clock import VirtualClock
 from ellm.sim.replay import simulated_engine
+from ellm.sim.workload.item import Item
 
 
 class Simulation:
@@ -26,7 +26,7 @@ class Simulation:
 
     def serve(self, items: Sequence[Item], rate: float, seed: int) -> list[Served]:
         """Everything asked at `rate` requests a second, to its end."""
-        served = [Served(item.arrival / rate, item.output) for item in items]
+        served = [Served(item.arrival / rate, item.output_tokens) for item in items]
         engine, clock, coming = self.engine, self._clock, 0
         while coming < len(items) or engine.has_work:
             while coming < len(items) and served[coming].arrival <= clock.now():
@@ -53,10 +53,12 @@ class Simulation:
 
 
 def _request(number: int, item: Item, served: Served, seed: int) -> Request:
-    params = SamplingParams(max_tokens=item.output, temperature=0, ignore_eos=True, seed=seed)
+    params = SamplingParams(
+        max_tokens=item.output_tokens, temperature=0, ignore_eos=True, seed=seed
+    )
     return Request(
         request_id=str(number),
-        prompt=(number,) * item.prompt,
+        prompt=(number,) * item.prompt_tokens,
         params=params,
         arrival=served.arrival,
     )

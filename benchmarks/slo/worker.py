@@ -2,14 +2,13 @@
 
 opening   {"arguments": what EngineArgs takes}
 question  {"arrivals": seconds, "prompts": token ids, "outputs": lengths}
-answer    {"served": [[first, last], …] in seconds after the start, "cost": seconds a unit of load}
+answer    {"served": [[first, last], …] in seconds after the start, "cost": Coefficients.values}
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple
 from typing import Any
 
 from ellm.core.request import Request
@@ -31,7 +30,7 @@ def load(opening: Json) -> Callable[[Json], Json]:
         stats = engine.stats
         return {
             "served": served,
-            "cost": astuple(engine._cost.coefficients),
+            "cost": engine._cost.coefficients.values,
             "error": engine._cost.error,
             "preemptions": stats.preemptions,
             "swapped": stats.elastic.swapped,

@@ -44,15 +44,17 @@ from ellm.memory.stores.void import VoidStore
 from ellm.memory.tiers import Tiers
 from ellm.memory.timed_copier import TimedCopier
 from ellm.memory.unmapping import DeferredUnmaps
-from ellm.scheduling.cost import Coefficients, StepCost
+from ellm.scheduling.coefficients import Coefficients
+from ellm.scheduling.cost import StepCost
+from ellm.sim.activations import Activations
 from ellm.sim.clock import VirtualClock
-from ellm.sim.executor import SimExecutor
+from ellm.sim.executor import SimExecutor, Telltale
 
 CONTEXT = 96
 PIECE = 1 * KIB
 LAYERS = (LayerSpec(2, 16, 2),) * 4
 # A prompt of fifty tokens takes three steps' time: what is on a fast tier is worth fetching.
-MACHINE = Coefficients(token=4e-4, attention=0.0, kv_token=1e-6, sequence=1e-4, step=1e-2)
+MACHINE = Coefficients.even(token=4e-4, attention=0.0, kv_token=1e-6, sequence=1e-4, step=1e-2)
 
 
 class FaultyStore(HostStore):
@@ -104,14 +106,8 @@ class WritingExecutor(SimExecutor):
     """
 
     def __init__(self, clock: VirtualClock, driver: FaultyDriver, layers: int, keeps: bool) -> None:
-        super().__init__(
-            clock,
-            VOCAB,
-            lambda load: 0.0,
-            bytes_per_token=256,
-            bytes_per_row=256,
-            layers=layers,
-        )
+        nothing = Coefficients.even(step=0.0)
+        super().__init__(clock, nothing, Activations(256, 256), Telltale(VOCAB), layers)
         self._driver = driver
         self._keeps = keeps
         self._texts: dict[int, Text] = {}

@@ -16,7 +16,7 @@ from ellm.memory.drivers.null import NullDriver
 from ellm.memory.pool import ChunkPool
 from ellm.memory.unmapping import DeferredUnmaps
 from ellm.sim.clock import VirtualClock
-from ellm.sim.executor import SimExecutor
+from ellm.sim.executor import SimExecutor, Telltale
 
 CONTEXT = 96
 PARTS = (ElasticPart.WARM, ElasticPart.PREMAP, ElasticPart.DEFER, ElasticPart.PREFILL)
@@ -35,7 +35,7 @@ class Bench:
         self.pool = ChunkPool(self.driver, budget, unmaps)
         clock = VirtualClock()
         self.memory = assemble_memory(self.pool, MODEL.layers, memory, limits)
-        self.executor = SimExecutor(clock, bytes_per_token=256, bytes_per_row=256)
+        self.executor = SimExecutor(clock, MODEL.cost, MODEL.activations, Telltale())
         self.engine = Engine(limits, self.memory, self.executor, clock)
         self.most = self.pool.total
         self.texts: dict[str, tuple[list[int], int, int]] = {}

@@ -21,12 +21,13 @@ from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.pool import ChunkPool
+from ellm.sim.activations import Activations
 from ellm.sim.clock import VirtualClock
-from ellm.sim.executor import SimExecutor
+from ellm.sim.executor import SimExecutor, Telltale
 from ellm.sim.replay import SimModel, simulated_engine
 
 VOCAB = 1000
-MODEL = SimModel(activation_bytes_per_token=256, activation_bytes_per_row=256)
+MODEL = SimModel(activations=Activations(256, 256))
 
 
 def request(name: str, prompt: list[int], max_tokens: int, **params: object) -> Request:
@@ -39,7 +40,7 @@ def request(name: str, prompt: list[int], max_tokens: int, **params: object) -> 
 
 
 def expected(prompt: list[int], count: int, seed: int = 0) -> list[int]:
-    """What SimExecutor must produce for a prompt left alone."""
+    """What Telltale must produce for a prompt left alone."""
     out: list[int] = []
     for _ in range(count):
         text = array("q", [*prompt, *out, seed]).tobytes()
@@ -276,7 +277,7 @@ def test_a_machine_that_refuses_now_and_then_costs_time_alone(
     pool = ChunkPool(driver, 512 * KIB)
     clock = VirtualClock()
     parts = assemble_memory(pool, MODEL.layers, memory, limits)
-    executor = SimExecutor(clock, bytes_per_token=256, bytes_per_row=256)
+    executor = SimExecutor(clock, MODEL.cost, MODEL.activations, Telltale())
     engine = Engine(limits, parts, executor, clock)
     prompts = {f"r{i}": [i % 2] * (i * 7 % 50) + [i] for i in range(10)}
     for name, prompt in prompts.items():

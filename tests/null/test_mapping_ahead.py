@@ -11,14 +11,14 @@ from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
 from ellm.engine.engine import Engine
 from ellm.engine.housekeeper import AHEAD_STEPS
+from ellm.sim.activations import Activations
 from ellm.sim.replay import SimModel, simulated_engine
 
 CHUNK = 4 * KIB
 # A chunk holds the rows of 16 tokens of its layer.
 MODEL = SimModel(
     layers=(LayerSpec(2, 32, 2),) * 4,
-    activation_bytes_per_token=256,
-    activation_bytes_per_row=256,
+    activations=Activations(256, 256),
 )
 
 

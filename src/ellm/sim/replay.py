@@ -9,22 +9,29 @@ from functools import partial
 from ellm.core.config import ElasticPart, MemoryConfig, SchedulerConfig
 from ellm.core.errors import BudgetError
 from ellm.core.layers import LayerSpec
+from ellm.core.plan import StepShape
 from ellm.core.units import KIB, MIB
 from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
 from ellm.engine.weights import ModelWeights
 from ellm.kv.room import Owners
 from ellm.memory.balloon import Balloon
+from ellm.memory.driver import Driver
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.extents import DriverAccess
+from ellm.memory.metered import MeteredDriver
 from ellm.memory.pool import ChunkPool
 from ellm.memory.stores.void import VoidStore
 from ellm.memory.tiers import Tiers
 from ellm.memory.timed_copier import TimedCopier
 from ellm.memory.unmapping import DeferredUnmaps
-from ellm.scheduling.cost import Coefficients
+from ellm.scheduling.coefficients import Coefficients
+from ellm.scheduling.cost import StepCost
+from ellm.sim.activations import Activations
+from ellm.sim.charged import ChargedDriver
 from ellm.sim.clock import VirtualClock
-from ellm.sim.executor import SimExecutor
+from ellm.sim.devices.device import DriverCalls
+from ellm.sim.executor import Answer, SimExecutor, StepTime, Telltale
 
 # What a simulated machine has.
 MACHINE_BYTES = 1024 * MIB
@@ -33,26 +40,36 @@ MACHINE_BYTES = 1024 * MIB
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimModel:
     """What a model weighs, what it keeps per token, and what its steps
-    and the tier below cost."""
+    and the tier below cost.
+
+    `expected` is what its engine knows of step times from the start, None for nothing.  `answers`
+    makes what chooses the tokens of one engine, and `engine` makes that: another one for a baseline
+    that no setting describes.
+    """
 
     weight_bytes: int = 64 * KIB
     layers: Sequence[LayerSpec] = field(default=(LayerSpec(2, 8, 2),) * 4)
-    vocab_size: int = 1000
-    cost: Coefficients = field(default=Coefficients(0, 0, 0, 0, step=0.01))
-    activation_bytes_per_token: int = 1 * KIB
-    activation_bytes_per_row: int = 1 * KIB
+    cost: StepTime = field(default=Coefficients.even(step=0.01))
+    activations: Callable[[StepShape], int] = field(default=Activations())
     tier_bandwidth: float = 1e9
+    expected: Coefficients | None = None
+    answers: Callable[[], Answer] = Telltale
+    engine: Callable[..., Engine] = Engine
 
 
 @dataclass(frozen=True, slots=True)
 class SimHouse:
-    """What simulated models share; `memory` is for each of them."""
+    """What simulated models share; `memory` is for each of them.
+
+    `charged` is the driver if its calls can take time, which they do once it `charges`.
+    """
 
     memory: MemoryConfig
     clock: VirtualClock
     pool: ChunkPool
     balloon: Balloon
     tiers: Tiers | None
+    charged: ChargedDriver | None = None
 
     @classmethod
     def of(
@@ -61,10 +78,17 @@ class SimHouse:
         clock: VirtualClock,
         tier_bandwidth: float = 1e9,
         machine: int = MACHINE_BYTES,
+        calls: DriverCalls | None = None,
     ) -> SimHouse:
-        """`machine` bytes are what there really is, if that is more or less than the budget."""
-        budget = memory.budget or 64 * MIB
-        driver = NullDriver(machine, memory.chunk_bytes or 64 * KIB)
+        """`machine` bytes are what there really is, if that is more or less than the budget.
+
+        `calls` are what the driver's take, None for no time.
+        """
+        budget, chunk = memory.budget or 64 * MIB, memory.chunk_bytes or 64 * KIB
+        charged = None if calls is None else ChargedDriver(machine, chunk, calls, clock.advance)
+        driver: Driver = NullDriver(machine, chunk)
+        if charged is not None:
+            driver = MeteredDriver(charged, clock)
         unmaps = DeferredUnmaps(driver, at_once=not memory.uses(ElasticPart.DEFER))
         pool = ChunkPool(driver, budget, unmaps)
         tiers = None
@@ -72,7 +96,7 @@ class SimHouse:
             store = VoidStore(memory.offload_bytes, tier_bandwidth)
             copier = TimedCopier(clock, clock.advance, tier_bandwidth)
             tiers = Tiers(store, DriverAccess(driver), copier)
-        return cls(memory, clock, pool, Balloon(pool), tiers)
+        return cls(memory, clock, pool, Balloon(pool), tiers, charged)
 
 
 def simulated_engine(
@@ -117,12 +141,7 @@ class SimTenant:
 
 def _engine(house: SimHouse, name: str, model: SimModel, scheduler: SchedulerConfig) -> Engine:
     executor = SimExecutor(
-        house.clock,
-        vocab_size=model.vocab_size,
-        seconds=model.cost.seconds,
-        bytes_per_token=model.activation_bytes_per_token,
-        bytes_per_row=model.activation_bytes_per_row,
-        layers=len(model.layers),
+        house.clock, model.cost, model.activations, model.answers(), len(model.layers)
     )
     parts = assemble_memory(
         house.pool,
@@ -134,7 +153,8 @@ def _engine(house: SimHouse, name: str, model: SimModel, scheduler: SchedulerCon
         name=name,
     )
     try:
-        return Engine(scheduler, parts, executor, house.clock)
+        cost = None if model.expected is None else StepCost.informed(model.expected)
+        return Engine(scheduler, parts, executor, house.clock, cost=cost)
     except BudgetError:
         parts.dispose()
         raise

@@ -1,0 +1,1 @@
+"""What a step takes, by the roofline of a device or by measurement."""
