@@ -1,0 +1,1 @@
+"""`ellm simulate` and what it shares with `ellm plan`."""

@@ -1,0 +1,97 @@
+"""From flags to a deployment."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ellm.cli.simulation import options as flags
+from ellm.core.config import MemoryConfig, SchedulerConfig
+from ellm.core.errors import ConfigError
+from ellm.sim.anatomy.formats import Formats
+from ellm.sim.anatomy.transformer import Transformer
+from ellm.sim.deployment import Deployment
+from ellm.sim.devices.known import find_device
+from ellm.sim.parallel.plan import Plan, uniform
+from ellm.sim.parallel.saved import read_plan
+from ellm.sim.profile import Profile, is_profile
+
+UNUSED = (
+    "model", "tokenizer", "served_model_name", "dtype", "device", "kv_offloading_dir",
+    "chat_template", "threads",
+)  # fmt: skip
+"""Fields of EngineArgs that a simulation has no use for, or reads itself."""
+_NARROW = ("fp8", "int8", "int4", "fp4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How the model is divided, as flags that say it."""
+
+    tensor_parallel_size: flags.TensorParallel = 1
+    pipeline_parallel_size: flags.PipelineParallel = 1
+    data_parallel_size: flags.DataParallel = 1
+    enable_expert_parallel: flags.ExpertParallel = False
+    plan_file: flags.PlanFile = None
+
+    def plan(self, transformer: Transformer) -> Plan:
+        """What `ellm plan` wrote, or so many replicas and stages of so many devices each.
+
+        Raises ConfigError for both at once, and where the model cannot be divided so.
+        """
+        sizes = self.data_parallel_size, self.pipeline_parallel_size, self.tensor_parallel_size
+        if self.plan_file is None:
+            return uniform(transformer, *sizes, self.enable_expert_parallel)
+        if sizes != (1, 1, 1) or self.enable_expert_parallel:
+            raise ConfigError(
+                f"{self.plan_file} says how the model is divided: give --plan or sizes, not both"
+            )
+        return read_plan(self.plan_file, transformer)
+
+
+def deploy(
+    device: str,
+    transformer: Transformer,
+    formats: Formats,
+    plan: Plan,
+    memory: MemoryConfig,
+    limits: SchedulerConfig,
+) -> Deployment:
+    """On a known device, one that a file describes, or a machine that was profiled.
+
+    Raises ConfigError.
+    """
+    if is_profile(device):
+        profile = Profile.load(Path(device))
+        if not profile.knows(transformer, formats):
+            print(
+                f"warning: {device} was measured with {profile.model.name} in "
+                f"{profile.model.dtype}: {transformer.name} in {formats.activations} goes by the "
+                "roofline of that machine",
+                file=sys.stderr,
+            )
+        return Deployment.by_profile(
+            transformer, profile, formats=formats, plan=plan, memory=memory, limits=limits
+        )
+    return Deployment.by_roofline(
+        transformer, find_device(device), formats=formats, plan=plan, memory=memory, limits=limits
+    )
+
+
+def load_extensions(files: Iterable[Path]) -> None:
+    """Run files that register cells, collectives or other parts.  Raises ConfigError."""
+    for file in files:
+        try:
+            runpy.run_path(str(file))
+        except OSError as error:
+            raise ConfigError(f"cannot read the extension {file}: {error.strerror}") from error
+
+
+def formats_of(weights: str, kv: str, transformer: Transformer) -> Formats:
+    """`auto` is the model's own format.  Narrow weights leave the other numbers as they were."""
+    own = transformer.dtype or "bf16"
+    plain = own if weights in ("auto", *_NARROW) else weights
+    return Formats(own if weights == "auto" else weights, plain if kv == "auto" else kv, plain)
