@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-POLICY_HALF = ("core", "obs", "memory", "kv", "scheduling", "engine", "sim")
+POLICY_HALF = ("core", "obs", "memory", "kv", "scheduling", "engine", "sim", "planner")
 
 PROGRAM = """
 import importlib, pkgutil, sys

@@ -1,0 +1,1 @@
+"""`ellm plan`: the best way to divide a model over devices."""

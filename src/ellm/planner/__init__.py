@@ -1,0 +1,1 @@
+"""Finds the best parallel execution plan by simulation (APEX, arXiv 2411.17651)."""
