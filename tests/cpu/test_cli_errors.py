@@ -90,7 +90,7 @@ REPLAY = ["bench", "serve", "--dataset-name", "trace"]
         ),
         (
             [*REPLAY, "--dataset-path", "/no/such/file"],
-            "cannot read the trace /no/such/file",
+            "the trace /no/such/file does not exist",
         ),
         (["bench", "serve", "--base-url", "http://127.0.0.1:1"], "is it running"),
         (["chat", "--url", "http://127.0.0.1:1"], "nothing answers at http://127.0.0.1:1"),

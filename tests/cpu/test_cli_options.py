@@ -17,6 +17,13 @@ ENGINE = {
     "--ablate", "--kv-offloading-size", "--kv-offloading-dir", "--ttft-slo", "--tpot-slo",
     "--scheduling-policy", "--enable-chunked-prefill", "--no-enable-chunked-prefill",
 }  # fmt: skip
+# What changes nothing of a step's time.
+UNPROFILED = {
+    "--served-model-name", "--max-num-batched-tokens", "--max-num-queued-reqs",
+    "--scheduling-policy", "--ttft-slo", "--tpot-slo", "--memory-mode", "--ablate",
+    "--enable-chunked-prefill", "--no-enable-chunked-prefill", "--enable-prefix-caching",
+    "--no-enable-prefix-caching", "--chat-template",
+}  # fmt: skip
 SAMPLING = {"--max-tokens", "--temperature", "--top-p", "--top-k"}
 FROZEN = {
     "": {"--version"},
@@ -32,6 +39,7 @@ FROZEN = {
     "complete": (ENGINE - {"--max-num-queued-reqs", "--served-model-name", "--chat-template"})
     | SAMPLING | {"--model", "prompt", "--stop", "--stream", "--no-stream"},
     "collect-env": set(),
+    "profile": (ENGINE - UNPROFILED) | {"--model", "--seconds", "--output", "-o"},
     "bench": set(),
     "bench latency": ENGINE | {
         "--model", "--input-len", "--output-len", "--batch-size", "--num-iters-warmup",

@@ -13,6 +13,9 @@ import typer
 import ellm
 from ellm.cli import chat, complete, environment, serve
 from ellm.cli.bench import commands as bench
+from ellm.cli.planning import command as planning
+from ellm.cli.profiling import command as profiling
+from ellm.cli.simulation import command as simulation
 from ellm.core.errors import DriverError, DriverUnavailable, EllmError, EngineDead
 from ellm.llm.remedies import REMEDIES
 
@@ -38,6 +41,9 @@ def application() -> typer.Typer:
     app.command("chat")(chat.chat)
     app.command("complete")(complete.complete)
     app.add_typer(bench.group(), name="bench")
+    app.command("simulate")(simulation.simulate)
+    app.command("plan")(planning.plan)
+    app.command("profile")(profiling.profile)
     app.command("collect-env")(environment.collect_env)
     return app
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ellm.llm.blueprint import Blueprint
+from ellm.scheduling.coefficients import Coefficients
 from ellm.scheduling.cost import StepCost
 from ellm.scheduling.cost_file import load_cost, save_cost
 
@@ -32,7 +33,7 @@ class StepTimes:
             f"mlp {spec.intermediate_size} heads {spec.num_heads}/{spec.num_kv_heads}"
             f"x{spec.head_dim} vocabulary {spec.vocab_size}",
             "dtype": str(blueprint.dtype).removeprefix("torch."),
-            "device": _device_name(device),
+            "device": device_name(device),
             "kernels": kernels,
             "threads": str(torch.get_num_threads()),
         }
@@ -40,6 +41,11 @@ class StepTimes:
         self._path = _cache_directory() / f"{digest}.json"
         self.cost: StepCost = load_cost(self._path, provenance)
         self._known = self.cost.observations
+
+    def know(self, coefficients: Coefficients) -> None:
+        """Have those who come next start with `coefficients`, whatever was learned before."""
+        self.cost = StepCost.informed(coefficients, self.cost.provenance)
+        save_cost(self._path, self.cost)
 
     def save(self) -> None:
         """Write what has been learned since, if it is worth it."""
@@ -52,7 +58,7 @@ def _cache_directory() -> Path:
     return Path(base).expanduser() / "ellm" / "step-times"
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,0 +1,1 @@
+"""`ellm profile`: what a machine takes to serve a model, for `ellm simulate`."""
