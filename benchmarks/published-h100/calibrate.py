@@ -36,6 +36,7 @@ ENGINE_ALONE = {
     "overhead.output_token": 0.0,
 }
 # Where searches begin.  A floor that nothing touches has no slope, so it begins in several places.
+LAUNCH = "overhead.launch"
 LAUNCHES = (250e-6, 500e-6, 1000e-6)
 START = {
     "overhead.layer": 50e-6,
@@ -60,7 +61,7 @@ class Kind:
     like: str | None = None
 
 
-OWN = ("overhead.layer", "overhead.launch")
+OWN = ("overhead.layer", LAUNCH)
 KINDS = (
     Kind(
         "bf16",
@@ -115,9 +116,11 @@ def calibrate(
         return np.array(errors)
 
     shares = {name: 1.0 for name in kind.free if name.startswith("efficiency.")}
-    start = {name: START[name] for name in kind.free if name in START}
+    starts = [{name: START[name] for name in kind.free if name in START}]
+    if LAUNCH in kind.free:
+        starts = [{**starts[0], LAUNCH: launch} for launch in LAUNCHES]
     values = min(
-        (fitted(residuals, {**start, "overhead.launch": launch}, shares) for launch in LAUNCHES),
+        (fitted(residuals, start, shares) for start in starts),
         key=lambda found: float(np.square(residuals(found)).sum()),
     )
     rounded = {name: float(f"{value:.{DIGITS}g}") for name, value in values.items()}

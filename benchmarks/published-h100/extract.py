@@ -3,7 +3,7 @@
     APEX_HOME=path/to/apex_plus python benchmarks/published-h100/extract.py
 
 The figures printed there are quotients of a server's counters, and some servers answered several
-traces in turn: what came before is taken off here. NOTES.md says what each figure means.
+traces in turn: what came before is taken off here. README.md says what each figure means.
 """
 
 from __future__ import annotations

@@ -9,11 +9,14 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from matplotlib.ticker import NullLocator
+
 from harness.plot import panels, save, styles
 from harness.results import Trial, load
 
 HERE = Path(__file__).resolve().parent
 TITLES = {"ttft_ms": "TTFT, ms", "tpot_ms": "TPOT, ms", "e2e_s": "E2E latency, s"}
+TICKS = {"ttft_ms": (30, 100, 300), "tpot_ms": (10, 20, 40), "e2e_s": (1, 3, 10, 30)}
 CALIBRATED = ("held out, Llama", "held out, Mistral", "calibrating")
 SERIES = (*CALIBRATED, "by data sheet")
 
@@ -41,6 +44,9 @@ def draw(axis: Any, trials: Sequence[Trial], metric: str) -> None:
             s=18,
         )
     axis.set(xscale="log", yscale="log", title=TITLES[metric], xlabel="measured")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_ticks(TICKS[metric], labels=map(str, TICKS[metric]))
+        side.set_minor_locator(NullLocator())
     ends = [trial[which][metric] for trial in trials for which in ("measured", "simulated")]
     ends = [min(ends) / 1.1, max(ends) * 1.1]
     axis.plot(ends, ends, color="#9aa5b1", linewidth=0.8, zorder=0)
