@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ellm import LLM, SamplingParams
-from ellm.llm.model_source import BUNDLED, resolve_model
+from ellm.core.bundled import MODELS
+from ellm.llm.model_source import resolve_model
 
 PROMPTS = [
     "def fibonacci(n):\n",
@@ -23,7 +24,7 @@ CHAT = [
 ]
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", MODELS)
 def test_greedy_text_equals_transformers(name: str) -> None:
     directory = resolve_model(name)
     model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
@@ -48,7 +49,7 @@ def test_greedy_text_equals_transformers(name: str) -> None:
             assert output.outputs[0].text == theirs.decode(made, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_chat_template_and_its_end_are_known(name: str) -> None:
     directory = resolve_model(name)
     theirs = AutoTokenizer.from_pretrained(directory)

@@ -24,6 +24,17 @@ UNPROFILED = {
     "--enable-chunked-prefill", "--no-enable-chunked-prefill", "--enable-prefix-caching",
     "--no-enable-prefix-caching", "--chat-template",
 }  # fmt: skip
+# What needs neither a machine nor text.
+UNSIMULATED = {
+    "--chat-template", "--kv-offloading-dir", "--served-model-name", "--threads", "--tokenizer",
+}  # fmt: skip
+WORKLOAD = {
+    "--trace", "--lengths", "--input-len", "--output-len", "--num-prompts", "--max-requests",
+    "--rate", "--request-rate", "--burstiness", "--rate-scale", "--scale-lengths", "--drop-longer",
+}  # fmt: skip
+SIMULATED = (ENGINE - UNSIMULATED) | WORKLOAD | {
+    "--model", "--kv-cache-dtype", "--dispatch", "--extension", "--output", "-o",
+}  # fmt: skip
 SAMPLING = {"--max-tokens", "--temperature", "--top-p", "--top-k"}
 FROZEN = {
     "": {"--version"},
@@ -40,6 +51,13 @@ FROZEN = {
     | SAMPLING | {"--model", "prompt", "--stop", "--stream", "--no-stream"},
     "collect-env": set(),
     "profile": (ENGINE - UNPROFILED) | {"--model", "--seconds", "--output", "-o"},
+    "simulate": SIMULATED | {
+        "--data-parallel-size", "-dp", "--pipeline-parallel-size", "-pp", "--tensor-parallel-size",
+        "-tp", "--enable-expert-parallel", "--plan",
+    },
+    "plan": (SIMULATED - {"--max-num-queued-reqs"}) | {
+        "--max-gpus", "--objective", "--min-goodput", "--jobs", "--thorough",
+    },
     "bench": set(),
     "bench latency": ENGINE | {
         "--model", "--input-len", "--output-len", "--batch-size", "--num-iters-warmup",

@@ -81,6 +81,6 @@ def test_an_impossible_id_is_refused_by_the_hub_library() -> None:
 def test_a_missing_bundled_model_names_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_source, "__file__", str(tmp_path / "llm" / "model_source.py"))
+    monkeypatch.setattr(model_source, "MODELS", {"ellm-base": tmp_path / "bundled" / "base"})
     with pytest.raises(ModelNotFound, match=r"bundled.base"):
         resolve_model("ellm-base")

@@ -50,7 +50,7 @@ def plan(
     thorough: own.Thorough = False,
     output: own.Output = Path("plan"),
 ) -> int:
-    """Find the best way to divide a model over devices, by simulating the ways there are."""
+    """Find the best way to divide a model over devices.  Those worth it are simulated."""
     began = time.perf_counter()
     files = tuple(extension or ())
     load_extensions(files)

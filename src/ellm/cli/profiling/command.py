@@ -29,7 +29,7 @@ def profile(
         Path, typer.Option("--output", "-o", help="The profile: a device for ellm simulate.")
     ] = Path("profile.json"),
 ) -> int:
-    """Measure what a model takes on this machine; on an otherwise idle one, in some minutes."""
+    """Measure a model on this machine, for the simulator.  In some minutes, on an idle one."""
     if not seconds > 0:
         raise ConfigError(f"--seconds must be above 0, not {seconds:g}")
     if output.suffix != ".json":

@@ -41,7 +41,7 @@ def simulate(
     extension: flags.Extension = None,
     output: flags.Output = Path("simulation"),
 ) -> int:
-    """Serve a trace in virtual time: the real engine on devices that are only described."""
+    """Serve a trace in virtual time, on any device.  The engine is the real one."""
     load_extensions(extension or ())
     transformer = find_transformer(model)
     limits = args.limits(transformer.max_positions)
