@@ -31,7 +31,8 @@ def draw(run: Run, file: Path) -> None:
         axis.set_xlabel("measured")
     axes[0].set_ylabel("simulated")
     axes[0].legend(fontsize=7, frameon=False, loc="upper left")
-    caption = f"simulated against measured, {run['threads']} thread(s), the band is ±10 %"
+    threads = "one thread" if run["threads"] == 1 else f"{run['threads']} threads"
+    caption = f"simulated against measured, {threads} computing, the band is ±10 %"
     save(figure, file, run, caption)
 
 

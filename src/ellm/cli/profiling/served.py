@@ -27,6 +27,8 @@ CROWDS = (1, 2, 4, 8, 16, 32, 64)
 # Tokens of an answer whose tokens are timed: enough that its first ones, while others still begin,
 # count for little.
 ANSWER = 96
+# Where that many would take longer than so many seconds, there are fewer, but not below so few.
+LONGEST, FEWEST_TOKENS = 15.0, 8
 # Prompts of those who decode, and of those who come and go beside one that does.
 SHORT = 16
 VISIT = 32
@@ -72,7 +74,7 @@ class ServerBench:
         """With as many clients as `sequences` allows, and prompts of up to `context` tokens."""
         self._crowd(min(8, sequences))  # warms up
         decoding, apart = [], [0.0]
-        for crowd in [count for count in CROWDS if count <= sequences]:
+        for crowd in self._crowds(sequences):
             rounds = self._rounds(crowd)
             decoding.append((crowd, median(map(_pace, rounds))))
             if crowd > 2:
@@ -94,6 +96,19 @@ class ServerBench:
             decoding=decoding,
         )
 
+    def _crowds(self, sequences: int) -> list[int]:
+        """Of those there may be, the ones that do not take too long."""
+        found = [count for count in CROWDS if count <= sequences]
+        return [
+            count
+            for count in found
+            if count == 1 or self._decoding(count) * FEWEST_TOKENS < LONGEST
+        ]
+
+    def _decoding(self, count: int) -> float:
+        """About what a step takes the engine in which so many decode."""
+        return self._steps.seconds(StepLoad.of([(1, SHORT + ANSWER // 2)] * count))
+
     def _rounds(self, crowd: int) -> list[list[Heard]]:
         """Several where they are short."""
         found = [self._crowd(crowd)]
@@ -110,7 +125,8 @@ class ServerBench:
 
     def _crowd(self, count: int) -> list[Heard]:
         """So many who decode at the same time."""
-        answers = self._client.ask([self._prompt(SHORT) for _ in range(count)], ANSWER)
+        tokens = _tokens(self._decoding(count))
+        answers = self._client.ask([self._prompt(SHORT) for _ in range(count)], tokens)
         self._tell()
         return answers
 
@@ -118,8 +134,7 @@ class ServerBench:
         """What a step takes longer than in the engine alone, and for each sequence of it."""
         rows, wanted = [[0.0, 0.0], [0.0, 0.0]], [0.0, 0.0]
         for count, seconds in decoding:
-            load = StepLoad.of([(1, SHORT + ANSWER // 2)] * count)
-            beside = seconds - self._steps.seconds(load)
+            beside = seconds - self._decoding(count)
             weight = 1 / seconds**2
             for i, one in enumerate((1, count)):
                 wanted[i] += weight * one * beside
@@ -133,13 +148,13 @@ class ServerBench:
         it up, beside what is computed, and how long its token takes, beside that and half a step
         until its own begins."""
         visitors = [self._prompt(VISIT) for _ in range(MOST_VISITS)]
-        first, *others = self._client.ask([self._prompt(SHORT)], ANSWER, visitors)
+        decoding = (1, SHORT + ANSWER // 2)
+        single = self._steps.seconds(StepLoad.of([decoding])) + step + sequence
+        mixed = self._steps.seconds(StepLoad.of([decoding, (VISIT, 0)])) + step + 2 * sequence
+        first, *others = self._client.ask([self._prompt(SHORT)], _tokens(mixed), visitors)
         self._tell()
         # The last one came as the first ended, or after.
         visits = others[:-1] or others
-        length = SHORT + ANSWER // 2
-        single = self._steps.seconds(StepLoad.of([(1, length)])) + step + sequence
-        mixed = self._steps.seconds(StepLoad.of([(1, length), (VISIT, 0)])) + step + 2 * sequence
         computed = (len(first.gaps) - len(visits)) * single + len(visits) * mixed
         held = (first.last - first.ttft - computed) / len(visits)
         return held, median(each.ttft for each in visits) - mixed - single / 2
@@ -161,6 +176,11 @@ class ServerBench:
             step = self._steps.seconds(StepLoad.of([(1, length - 1)])) + beside
             points.append((length, max(0.0, median(times[1:]) - step)))
         return _slope(points), max(0.0, median(ends))
+
+
+def _tokens(step: float) -> int:
+    """Tokens of an answer, fewer where steps take so long that they say enough."""
+    return max(FEWEST_TOKENS, min(ANSWER, int(LONGEST / step)))
 
 
 def _lasted(answers: Sequence[Heard]) -> float:
