@@ -83,14 +83,10 @@ def _fits(case: Case, devices: int) -> bool:
 
 def _longest_context(case: Case, plan: Plan) -> int:
     """The longest that fits on that plan, a multiple of 1024 where it is longer; 0 for none."""
-    low, high = 0, case.limits.max_model_len - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        shorter = replace(case, limits=replace(case.limits, max_model_len=middle))
-        if fits(shorter, plan):
-            low = middle
-        else:
-            high = middle - 1
+    longest = case.deployment(plan).with_longest_context()
+    low = longest.limits.max_model_len
+    if low == 1 and not longest.fits():
+        return 0
     return low - low % 1024 if low > 1024 else low
 
 

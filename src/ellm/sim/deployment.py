@@ -144,6 +144,20 @@ class Deployment:
             return False
         return True
 
+    def with_longest_context(self) -> Deployment:
+        """The same with the longest context that fits, of those up to its own."""
+        low, high = 1, self.limits.max_model_len
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._of_context(middle).fits():
+                low = middle
+            else:
+                high = middle - 1
+        return self._of_context(low)
+
+    def _of_context(self, tokens: int) -> Deployment:
+        return replace(self, limits=replace(self.limits, max_model_len=tokens))
+
     def lanes(self) -> list[Lane]:
         """Fresh engines, in the order of replicas and then of their lanes.
 

@@ -17,6 +17,7 @@ from ellm.cli.planning.written import write
 from ellm.cli.simulation import options as flags
 from ellm.cli.simulation.setting import UNUSED, formats_of, load_extensions
 from ellm.cli.simulation.workload import Wanted
+from ellm.core.errors import ConfigError
 from ellm.core.objectives import Objectives
 from ellm.llm.args import EngineArgs
 from ellm.planner.case import Case
@@ -56,6 +57,10 @@ def plan(
     load_extensions(files)
     wish = wish_of(args, objective, min_goodput)
     find_device(device)
+    if args.max_model_len == 0:
+        raise ConfigError(
+            "--max-model-len auto: the longest is another for each plan; say a number"
+        )
     context = args.limits(find_transformer(model).max_positions).max_model_len
     items = wanted.items(context, args.seed)
     make = partial(make_case, args, model, device, (dtype, kv_cache_dtype), files, items, dispatch)

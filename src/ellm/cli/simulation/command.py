@@ -12,6 +12,7 @@ from pathlib import Path
 from ellm.cli.engine_options import takes_engine_args
 from ellm.cli.grouping import grouped
 from ellm.cli.simulation import options as flags
+from ellm.cli.simulation.objectives import require_possible
 from ellm.cli.simulation.plots import draw
 from ellm.cli.simulation.setting import UNUSED, Division, deploy, formats_of, load_extensions
 from ellm.cli.simulation.table import lines
@@ -47,13 +48,16 @@ def simulate(
     limits = args.limits(transformer.max_positions)
     formats, plan = formats_of(dtype, kv_cache_dtype, transformer), division.plan(transformer)
     deployment = deploy(device, transformer, formats, plan, args.memory_config, limits)
+    if args.max_model_len == 0:
+        deployment = deployment.with_longest_context()
     scenario = Scenario(
         deployment=deployment,
-        items=wanted.items(limits.max_model_len, args.seed),
+        items=wanted.items(deployment.limits.max_model_len, args.seed),
         wished=Objectives(ttft=limits.ttft_slo, tpot=limits.tpot_slo),
         dispatch=dispatch,
         seed=args.seed,
     )
+    require_possible(deployment, scenario.items, scenario.wished)
     how = deployment.plan.describe(transformer)
     title = f"{transformer.name}, {how}, {deployment.device.name}"
     print(f"{title}: {len(scenario.items)} requests")

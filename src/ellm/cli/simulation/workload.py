@@ -39,9 +39,8 @@ class Wanted:
         if self.lengths is None:
             return self._recorded(context, seed)
         count = DEFAULT_COUNT if self.num_prompts is None else self.num_prompts
-        return timed(
-            self._made(count, seed), arrivals(count, self.rate or 1.0, seed, self.burstiness)
-        )
+        times = arrivals(count, self.rate or 1.0, seed, self.burstiness)
+        return self._that_fit(timed(self._made(count, seed), times), context)
 
     def _check(self) -> None:
         if self.trace is not None and self.lengths is not None:
@@ -71,12 +70,32 @@ class Wanted:
         )
         for warning in trace.warnings:
             print(f"warning: {warning}", file=sys.stderr)
+        if (models := len({item.model for item in trace.items})) > 1:
+            print(
+                f"warning: {self.trace} asks {models} models: all its requests go to this one",
+                file=sys.stderr,
+            )
         if self.rate is not None:
             times = arrivals(len(trace.items), self.rate, seed, self.burstiness)
             return timed(trace.items, times)
         if not trace.timed:
             raise ConfigError(f"{self.trace} has no times: say how many a second with --rate")
         return hastened(evened(trace.items), self.rate_scale or 1.0)
+
+    def _that_fit(self, items: Sequence[Item], context: int | None) -> Sequence[Item]:
+        """All of them, or those left by `drop_longer`."""
+        fitting = [
+            item
+            for item in items
+            if context is None or item.prompt_tokens + item.output_tokens <= context
+        ]
+        longer = len(items) - len(fitting)
+        if longer and not (self.drop_longer and fitting):
+            raise ConfigError(
+                f"{longer} of {len(items)} requests are longer than the context of {context} "
+                "tokens: allow more with --max-model-len, scale lengths down, or drop longer ones"
+            )
+        return fitting
 
     def _made(self, count: int, seed: int) -> list[Item]:
         if self.lengths is flags.Lengths.FIXED:

@@ -1,0 +1,125 @@
+"""`ellm simulate` from flags to files, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ellm.cli.main import run
+
+HERE = ["simulate", "--model", "llama-3.1-8b", "--device", "A100-80GB"]
+FEW = ["--lengths", "fixed", "--input-len", "200", "--output-len", "16", "--num-prompts", "8"]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of an error."""
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_the_report_is_told_written_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [*HERE, *FEW, "--rate", "4", "--ttft-slo", "1s", "--tpot-slo", "100ms"]
+    assert run([*asked, "-o", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for word in ("TTFT", "TPOT", "goodput", "a step", str(tmp_path / "memory.svg")):
+        assert word in out
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "report.json",
+        *(f"{name}.{suffix}" for name in ("memory", "latency") for suffix in ("svg", "png")),
+    }
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["finished"] == 8
+
+
+def test_the_same_seed_makes_the_same_report(tmp_path: Path) -> None:
+    texts = []
+    for name, seed in (("one", "3"), ("two", "3"), ("three", "4")):
+        asked = [*HERE, "--lengths", "sharegpt", "--num-prompts", "20", "--rate", "4"]
+        assert run([*asked, "--seed", seed, "-o", str(tmp_path / name)]) == 0
+        texts.append((tmp_path / name / "report.json").read_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--ttft-slo", "1ms"], ("TTFT is", "1 ms are wished", "allow more time")),
+        (["--ttft-slo", "10s", "--tpot-slo", "1ms"], ("TPOT is", "1 ms are wished")),
+        (["--device", "A9000"], ("A9000", "A100-80GB")),
+        (["--model", "llama-9"], ("llama-9", "did you mean")),
+        (["-tp", "0"], ("0",)),
+        (["--rate", "0"], ("--rate must be above 0",)),
+        (["--trace", "chat"], ("--trace", "--lengths", "give one")),
+        (["--max-model-len", "100"], ("8 of 8", "context of 100", "--max-model-len")),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    flags: list[str], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*HERE, *FEW, *flags, "-o", str(tmp_path / "out")]) == 2
+    line = said(capsys)
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_longest_context_that_fits_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a budget that holds the weights and little else."""
+    small = [*HERE, *FEW, "--rate", "1", "--memory", "17GiB", "-o", str(tmp_path)]
+    assert run(small) == 2
+    assert "--max-model-len" in said(capsys)
+    assert run([*small, "--max-model-len", "auto"]) == 0
+
+
+def rows(*lines: str) -> str:
+    return "\n".join(("TIMESTAMP,ContextTokens,GeneratedTokens", *lines)) + "\n"
+
+
+TIMES = [f"2023-11-16 18:15:{second:02}.0000000" for second in (1, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (rows(f"{TIMES[1]},9,9", f"{TIMES[0]},9,9"), ("line 3", "TIMESTAMP", "sort")),
+        (rows(f"{TIMES[0]},9,-9"), ("line 2", "GeneratedTokens", "-9")),
+        (rows(f"{TIMES[0]},131000,900"), ("line 2", "131000", "drop longer")),
+        ("when,prompt\n1,2\n", ("when",)),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_named(
+    text: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(text)
+    assert run([*HERE, "--trace", str(trace), "-o", str(tmp_path / "out")]) == 2
+    line = said(capsys)
+    for word in (str(trace), *words):
+        assert word in line
+
+
+def test_a_trace_that_breaks_off_is_simulated_to_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(rows(*(f"{time},40,5" for time in TIMES))[:-4])
+    assert run([*HERE, "--trace", str(trace), "-o", str(tmp_path / "out")]) == 0
+    found = capsys.readouterr()
+    assert "ends in the middle of line 4" in found.err
+    assert "2 requests" in found.out
+
+
+def test_a_trace_of_several_models_is_said_to_be_served_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    lines = ["arrived_at_s,model_index,prompt_tokens,output_tokens", "0.5,0,20,5", "0.9,3,20,5"]
+    trace.write_text("\n".join(lines) + "\n")
+    assert run([*HERE, "--trace", str(trace), "-o", str(tmp_path / "out")]) == 0
+    assert "asks 2 models" in said(capsys)
