@@ -126,8 +126,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(run, "_PROBE_SECONDS", 0.1)
     monkeypatch.setattr(run, "_PROBE_SIZE", 8)
-    monkeypatch.setattr(operators, "STREAM_BYTES", 16 * MIB)
-    monkeypatch.setattr(operators, "MANY_ROWS", (64,))
+    monkeypatch.setattr(operators, "ON_CPU", operators.Sizes(2048, (64,), 16 * MIB, 256 * MIB))
     monkeypatch.setattr(served, "CROWDS", (1, 4))
     monkeypatch.setattr(served, "MOST_ROUNDS", 1)
     yield

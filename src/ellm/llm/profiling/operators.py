@@ -12,20 +12,30 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ellm.core.units import MIB
+from ellm.core.units import GIB, MIB
 from ellm.kernels.ops import Ops
 from ellm.llm.build import choose_ops
 from ellm.models.spec import DecoderSpec
 
-# A square matrix large enough that what surrounds a product counts for nothing.
-WIDE = 2048
-# Rows of which some reach the most operations a second.
-MANY_ROWS = (64, 256, 1024)
-# Bytes read in one go to see how fast memory is: no cache holds as much.
-STREAM_BYTES = 512 * MIB
-# Bytes that the copies of one matrix may take when a model's own are measured.
-MOST_COPIES = 256 * MIB
-ROWS = (1, 64, 256)
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Large enough that what surrounds a product counts for nothing.
+
+    wide        rows and columns of a square matrix
+    many_rows   rows of which some reach the most operations a second
+    stream      bytes read in one go to see how fast memory is: no cache holds as much
+    copies      bytes that the copies of one matrix may take when a model's own are measured
+    """
+
+    wide: int
+    many_rows: tuple[int, ...]
+    stream: int
+    copies: int
+
+
+ON_CPU = Sizes(2048, (64, 256, 1024), 512 * MIB, 256 * MIB)
+ON_DEVICE = Sizes(8192, (1024, 4096), 4 * GIB, 2 * GIB)
 REPEATS = 5
 # By the names that sim/devices/device.py has for them.
 _FORMATS: Mapping[torch.dtype, str] = MappingProxyType(
@@ -60,16 +70,19 @@ class OperatorBench:
         self._ops = ops
         self._dtype = dtype
         self._device = device
+        self.sizes = ON_CPU if device == "cpu" else ON_DEVICE
 
     def peak_flops(self) -> float:
         """Operations a second that products reach at best."""
-        (weight,) = self._matrices(WIDE, WIDE, 1)
-        return max(self._product(rows, [weight]).flops for rows in MANY_ROWS)
+        wide = self.sizes.wide
+        (weight,) = self._matrices(wide, wide, 1)
+        return max(self._product(rows, [weight]).flops for rows in self.sizes.many_rows)
 
     def peak_bandwidth(self) -> float:
         """Bytes a second that one row reads of matrices which no cache holds."""
-        count = math.ceil(STREAM_BYTES / (WIDE * WIDE * self._dtype.itemsize))
-        return self._product(1, self._matrices(WIDE, WIDE, count)).bandwidth(self._dtype.itemsize)
+        wide, itemsize = self.sizes.wide, self._dtype.itemsize
+        count = math.ceil(self.sizes.stream / (wide * wide * itemsize))
+        return self._product(1, self._matrices(wide, wide, count)).bandwidth(itemsize)
 
     def products(self, spec: DecoderSpec) -> list[Product]:
         """Those of a layer of `spec`, with a copy for each layer as far as memory allows."""
@@ -81,9 +94,9 @@ class OperatorBench:
         )
         found = []
         for inputs, outputs in dict.fromkeys(shapes):
-            most = max(1, MOST_COPIES // (inputs * outputs * self._dtype.itemsize))
+            most = max(1, self.sizes.copies // (inputs * outputs * self._dtype.itemsize))
             weights = self._matrices(inputs, outputs, min(spec.num_layers, most))
-            found += [self._product(rows, weights) for rows in ROWS]
+            found += [self._product(rows, weights) for rows in (1, *self.sizes.many_rows[:2])]
         return found
 
     def _matrices(self, inputs: int, outputs: int, count: int) -> list[Tensor]:
@@ -109,14 +122,29 @@ class OperatorBench:
 
     def _seconds(self, work: Callable[[], None]) -> float:
         """The median over some repetitions, after one that does not count."""
+        work()
+        if self._device != "cpu":
+            work = _captured(work, self._device)
         times = []
         for _ in range(1 + REPEATS):
             start = time.perf_counter()
             work()
-            if self._device != "cpu":
-                torch.cuda.synchronize(self._device)
             times.append(time.perf_counter() - start)
         return median(times[1:])
+
+
+def _captured(work: Callable[[], None], device: str) -> Callable[[], None]:
+    """The same, waited for, without what its launches take the host."""
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+
+    def replayed() -> None:
+        graph.replay()
+        torch.cuda.synchronize(device)
+
+    return replayed
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +167,7 @@ class OperatorTimes:
         flops = {_FORMATS.get(each, _name(each)): b.peak_flops() for each, b in benches.items()}
         bench, own = benches[dtype], flops[_FORMATS.get(dtype, _name(dtype))]
         bandwidth, products = bench.peak_bandwidth(), bench.products(spec)
-        large = [each.flops / own for each in products if each.rows >= MANY_ROWS[0]]
+        large = [each.flops / own for each in products if each.rows > 1]
         single = [each.bandwidth(dtype.itemsize) / bandwidth for each in products if each.rows == 1]
         return cls(flops, bandwidth, min(1.0, median(large)), min(1.0, median(single)))
 
