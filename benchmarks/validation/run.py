@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from compared import Times, figures, mape, per_request, rank_agreement, table
 from measured import ELLM, Server, flags
 from simulated import replay
-from workloads import AZURE, Model, Workload, models
+from workloads import AZURE, MODELS, Model, Workload, model_of
 
 from ellm.cli.bench.client import Outcome
 from ellm.sim.profile import Profile
@@ -30,16 +30,20 @@ from harness.results import Trial, append
 
 HERE = Path(__file__).resolve().parent
 QUICK_REQUESTS, QUICK_SECONDS = 12, 4
+# Who is served where nobody says.
+ON_CPU, ON_GPU = ("bundled", "168m"), ("bundled", "1b")
 
 
 def arguments() -> argparse.Namespace:
-    options = parser(str(__doc__), HERE, list(models()), rounds=1)
+    options = parser(str(__doc__), HERE, MODELS, rounds=1)
     # One core computes, the other one has the server's other threads and the client.
-    options.set_defaults(threads=1)
+    options.set_defaults(threads=1, arms=())
+    options.add_argument("--device", default="cpu", help="cpu or cuda")
     options.add_argument("--seconds", type=float, default=60.0, help="how long to measure steps")
     options.add_argument("--profiles", type=Path, help="a folder: use those that are there")
     options.add_argument("--workloads", default="", help="comma-separated; else all")
     asked = options.parse_args()
+    asked.arms = asked.arms or (ON_CPU if asked.device == "cpu" else ON_GPU)
     traces.find(AZURE)  # before anything is measured
     asked.seconds = QUICK_SECONDS if asked.quick else asked.seconds
     return asked
@@ -59,7 +63,7 @@ def profiled(model: Model, name: str, asked: argparse.Namespace, home: Path) -> 
     file = folder / f"{name}-{asked.threads}.json"
     if not (asked.profiles and file.exists()):
         folder.mkdir(parents=True, exist_ok=True)
-        args = {"model": model.path, "threads": asked.threads, "max_model_len": model.context}
+        args = model.arguments(asked.threads, asked.device)
         more = {"kv_offloading_size": "1GiB", "seconds": asked.seconds, "output": file}
         subprocess.run(
             [ELLM, "profile", *flags({**args, **more})],
@@ -73,7 +77,7 @@ def profiled(model: Model, name: str, asked: argparse.Namespace, home: Path) -> 
 def trial(
     model: Model, workload: Workload, number: int, profile: Profile, asked: Any, home: Path
 ) -> Trial:
-    args = model.arguments(workload, asked.threads)
+    args = {**model.arguments(asked.threads, asked.device), **workload.args}
     items = workload.items(asked.seed)
     with Server(args, home) as server:
         outcomes, duration, others = server.serve(items, model.path, asked.seed)
@@ -143,7 +147,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         for name in asked.arms:
-            model = models()[name]
+            model = model_of(name)
             profile = profiled(model, name, asked, home)
             known[name] = json.loads(_without_steps(profile))
             for number in range(asked.rounds):
@@ -158,6 +162,7 @@ def main() -> None:
         seed=asked.seed,
         trials=trials,
         threads=asked.threads,
+        device=asked.device,
         profiles=known,
         mape={name: mape([t for t in trials if t["arm"] == name]) for name in asked.arms},
         ranks={

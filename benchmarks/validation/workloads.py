@@ -12,7 +12,7 @@ from ellm.sim.workload.item import Item
 from ellm.sim.workload.lengths import LogNormal, drawn
 from ellm.sim.workload.traces import read_trace
 from harness import traces
-from harness.random_llama import LLAMA_168M
+from harness.random_llama import LLAMA_1B, LLAMA_168M
 
 AZURE = "azure/AzureLLMInferenceTrace_conv.csv"
 # Tokens of the shortest prompts and answers.
@@ -89,10 +89,14 @@ class Model:
     context: int
     workloads: Sequence[Workload]
 
-    def arguments(self, workload: Workload, threads: int) -> dict[str, Any]:
-        """What `EngineArgs(**…)` takes."""
-        shared = {"model": self.path, "threads": threads, "max_model_len": self.context}
-        return {**shared, **workload.args}
+    def arguments(self, threads: int, device: str) -> dict[str, Any]:
+        """What `EngineArgs(**…)` takes, beside what a workload wants."""
+        return {
+            "model": self.path,
+            "threads": threads,
+            "device": device,
+            "max_model_len": self.context,
+        }
 
 
 def _workloads(
@@ -124,13 +128,18 @@ def _workloads(
     )
 
 
-def models() -> dict[str, Model]:
+MODELS = ("bundled", "168m", "1b")
+
+
+def model_of(name: str) -> Model:
     """By the names of the benchmark's arms."""
-    fast = {"ttft_slo": "200ms", "tpot_slo": "10ms"}
-    slow = {"ttft_slo": "2s", "tpot_slo": "80ms"}
-    return {
-        "bundled": Model("ellm-base", 2048, _workloads(18.0, 180, 9.0, "29MiB", 10.0, fast)),
-        "168m": Model(
-            str(LLAMA_168M.cached()), 2048, _workloads(2.4, 48, 1.2, "337MiB", 10.0, slow)
-        ),
-    }
+    if name == "bundled":
+        fast = {"ttft_slo": "200ms", "tpot_slo": "10ms"}
+        return Model("ellm-base", 2048, _workloads(18.0, 180, 9.0, "29MiB", 10.0, fast))
+    if name == "168m":
+        slow = {"ttft_slo": "2s", "tpot_slo": "80ms"}
+        path = str(LLAMA_168M.cached())
+        return Model(path, 2048, _workloads(2.4, 48, 1.2, "337MiB", 10.0, slow))
+    assert name == "1b", name
+    wanted = {"ttft_slo": "500ms", "tpot_slo": "20ms"}
+    return Model(str(LLAMA_1B.cached()), 2048, _workloads(12.0, 120, 8.0, "2250MiB", 10.0, wanted))

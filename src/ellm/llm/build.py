@@ -74,6 +74,7 @@ class House:
         memory = _memory(args, blueprints)
         assert memory.budget is not None
         raw = _driver(args.device, memory)
+        memory = replace(memory, chunk_bytes=raw.chunk_bytes)
         driver = MeteredDriver(raw, MonotonicClock())
         fence = partial(_fence, raw) if isinstance(raw, CudaDriver) else None
         unmaps = DeferredUnmaps(driver, fence, at_once=not memory.uses(ElasticPart.DEFER))
@@ -212,7 +213,10 @@ def build(
 
 
 def _memory(args: EngineArgs, blueprints: Sequence[Blueprint]) -> MemoryConfig:
-    """The budget in full, and the finest chunks that the machine can map of what can be used."""
+    """The budget in full, and the finest chunks that the machine can map of what can be used.
+
+    Those of a device are its driver's business.
+    """
     budget, asked = _budget(args), args.memory_config
     chunk_bytes = asked.chunk_bytes
     if chunk_bytes is None and args.device == "cpu":
