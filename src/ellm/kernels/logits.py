@@ -24,7 +24,7 @@ from ellm.kernels.scratch import Scratch
 
 OCTAVE = 2**24
 DEEPEST = 63 * OCTAVE
-_LARGEST = 1e30
+LARGEST = 1e30
 _SCALE = 1.44269504 * OCTAVE
 # 2**-x = c0 - x (c1 - x (c2 - …)) on [0, 1] within 1.3e-7 of itself, in 2**-31, never rising.
 _LAST, *_BEFORE = (2036727, 19791210, 118771735, 515791228, 1488515800, 2**31)
@@ -49,8 +49,9 @@ class Room(Temp):
     mask: Tensor
 
     @classmethod
-    def take(cls, scratch: Scratch, rows: int, width: int) -> Room:
-        shape = min(rows, max(1, _BLOCK_ELEMENTS // width)), width
+    def take(cls, scratch: Scratch, rows: int, width: int, elements: int = _BLOCK_ELEMENTS) -> Room:
+        """At least one row, and as many more as `elements` numbers make."""
+        shape = min(rows, max(1, elements // width)), width
         return cls(
             work=scratch.take(shape, torch.float32),
             depth=scratch.take(shape, torch.int32),
@@ -90,7 +91,7 @@ def score(x: Tensor, targets: Tensor, values: Tensor, ids: Tensor, room: Room) -
     for row in (targets >= 0).nonzero()[:, 0].tolist():
         line, target = room.work[0].copy_(x[row]), targets[row]
         _repair(line)
-        if float(line.max()) < -_LARGEST:
+        if float(line.max()) < -LARGEST:
             line.fill_(-math.inf)[0] = 0.0
         torch.log_softmax(line, -1, out=line)
         values[row, 0] = line[target]
@@ -100,7 +101,7 @@ def score(x: Tensor, targets: Tensor, values: Tensor, ids: Tensor, room: Room) -
 
 
 def _repair(x: Tensor) -> Tensor:
-    return x.nan_to_num_(nan=-math.inf, posinf=_LARGEST, neginf=-math.inf).clamp_(max=_LARGEST)
+    return x.nan_to_num_(nan=-math.inf, posinf=LARGEST, neginf=-math.inf).clamp_(max=LARGEST)
 
 
 def _sample(how: Tensor, out: Tensor, room: Room) -> None:
@@ -112,12 +113,12 @@ def _sample(how: Tensor, out: Tensor, room: Room) -> None:
     if not greedy.all():
         drawn = _draw(work, peak, how, room)
         chosen = torch.where(greedy.to(work.device), chosen, drawn)
-    out.copy_(chosen.masked_fill_(peak < -_LARGEST, 0)[:, 0])
+    out.copy_(chosen.masked_fill_(peak < -LARGEST, 0)[:, 0])
 
 
 def _draw(work: Tensor, peak: Tensor, how: Tensor, room: Room) -> Tensor:
     """A token for each row [B, 1]."""
-    below = torch.sub(peak.clamp(min=-_LARGEST), work, out=work)
+    below = torch.sub(peak.clamp(min=-LARGEST), work, out=work)
     depth = room.depth.copy_(below.mul_(_SCALE).clamp_(max=DEEPEST))
     limit = _limit(depth, how, room)
     weight = _weigh(depth, room)

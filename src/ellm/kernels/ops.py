@@ -120,8 +120,13 @@ class Ops(Protocol):
         """
         ...
 
-    def trace(self, work: Callable[[], None]) -> Program | None:
-        """Record the ops that `work` asks for, doing none; None from a backend that cannot."""
+    def trace(self, work: Callable[[], None], shape: StepShape) -> Program | None:
+        """Record the ops that `work` asks for; None from a backend that cannot for such a step.
+
+        `work` is for as many rows as its matrices have, of which some mean nothing.  It may be
+        called more than once, and its ops may be done: they are done again by the program, which
+        serves steps that decode or do not, and gather or do not, as `shape` does.
+        """
         ...
 
     def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Temp:
@@ -206,7 +211,10 @@ class Ops(Protocol):
         ...
 
     def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
-        """Put [T, 2, kv_heads, head_dim] into rows `rows` (int64 [T]) of one layer's planes."""
+        """Put [T, 2, kv_heads, head_dim] into rows `rows` (int64 [T]) of one layer's planes.
+
+        In work that is recorded, rows below 0 stand for none.
+        """
         ...
 
     def plan_attention(

@@ -17,7 +17,7 @@ from ellm.kernels import logits
 from ellm.kernels.activation import Activation
 from ellm.kernels.attention import SdpaPlan, mask_shape
 from ellm.kernels.heights import height
-from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Program, Segment, Temp
 from ellm.kernels.scratch import Scratch
 
 _aten = torch.ops.aten
@@ -44,10 +44,10 @@ class ReferenceOps:
         # hundreds of megabytes in an hour of mixed lengths.
         return height(rows)
 
-    def trace(self, work: Callable[[], None]) -> None:
+    def trace(self, work: Callable[[], None], shape: StepShape) -> Program | None:
         return None
 
-    def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Room:
+    def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Temp:
         tokens = shape.tokens
         rotated_heads = dims.heads + dims.kv_heads
         widest = max(dims.hidden, rotated_heads * dims.head_dim)

@@ -7,6 +7,7 @@ directory ─ checkpoint ─ spec ─┐    ├ weights ────┐   each m
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -279,10 +280,21 @@ def prepare_device(device: str, threads: int | None) -> None:
 
 def choose_ops(device: str, dtype: torch.dtype, head_dim: int) -> Ops:
     """The fastest op table there is for heads of that width and a dtype, on a device."""
-    native = library() if device == "cpu" else None
+    if device != "cpu":
+        return _cuda_ops(dtype, head_dim)
+    native = library()
     if native is None or not NativeOps.computes(dtype, head_dim):
         return ReferenceOps()
     return NativeOps(native)
+
+
+def _cuda_ops(dtype: torch.dtype, head_dim: int) -> Ops:
+    # PyTorch brings Triton along where it is built for CUDA.
+    if importlib.util.find_spec("triton") is None:
+        return ReferenceOps()
+    from ellm.kernels.cuda.ops import CudaOps
+
+    return CudaOps() if CudaOps.computes(dtype, head_dim) else ReferenceOps()
 
 
 def _fence(driver: CudaDriver) -> Fence:

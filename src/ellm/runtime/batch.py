@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,11 +19,13 @@ from ellm.runtime.views import put
 class InputRoom:
     """Room for the token ids, positions and arena rows of a step: int64 [3, T], or more columns.
 
-    Views of it are kept: making one takes longer than filling it.
+    Columns beyond a step's tokens are token 0 at position 0, in no row (-1).  Views of it are kept:
+    making one takes longer than filling it.
     """
 
     def __init__(self, room: Tensor) -> None:
         self._room = room
+        self._flat = room.view(-1)
         self._views: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     @classmethod
@@ -47,10 +50,21 @@ class InputRoom:
                 for first, last in table.runs(start, start + count):
                     rows += range(first, last)
         assert len(ids) == len(rows) == plan.shape.tokens, (len(ids), len(rows), plan.shape)
-        views = self._first(len(ids))
-        for numbers, view in zip((ids, positions, rows), views, strict=True):
-            put(array("q", numbers), view)
-        return Inputs(*views, segments)
+        count = len(ids)
+        spare = self._room.shape[1] - count
+        if spare:
+            nothing = [0] * spare
+            ids += nothing
+            positions += nothing
+            rows += [-1] * spare
+        ids += positions
+        ids += rows
+        put(array("q", ids), self._flat)
+        return Inputs(*self._first(count), segments)
+
+    def whole(self, segments: Sequence[Segment]) -> Inputs:
+        """What `fill` put there, with all columns."""
+        return Inputs(*self._first(self._room.shape[1]), segments)
 
     def _first(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """The first `count` ids, positions and rows."""

@@ -27,6 +27,8 @@ from ellm.runtime.workspace import Workspace, WorkspaceCounter
 
 # Rows that reach the vocabulary at once: bounds the logits of a long prompt that is scored.
 LOGIT_BLOCK = 64
+# A GPU would read the head once for each block, and wait for the tokens of each.
+_BLOCKS_ON_GPU = 4
 _REMEMBERED_SHAPES = 4096
 _REMEMBERED_PROGRAMS = 512
 _NOTHING = (None, None)
@@ -46,11 +48,14 @@ class Sampler(Protocol):
         ...
 
 
-def _rounded(shape: StepShape) -> StepShape:
-    """A shape that is at least as large in every respect, of which there are few."""
+def _rounded(shape: StepShape, block: int) -> StepShape:
+    """A shape that is at least as large in every respect, of which there are few.
+
+    Of its logits, `block` rows exist at once.
+    """
     return StepShape(
         height(shape.tokens),
-        height(min(shape.logit_rows, LOGIT_BLOCK)),
+        height(min(shape.logit_rows, block)),
         height(shape.longest_query),
         height(shape.longest_kv),
         shape.gathers,
@@ -83,9 +88,13 @@ class Runner:
         self._counted: dict[StepShape, int] = {}
         self._programs: dict[tuple[int, ...], Program] = {}
 
+    @property
+    def _block(self) -> int:
+        return LOGIT_BLOCK * (_BLOCKS_ON_GPU if self._on_gpu else 1)
+
     def activation_bytes(self, shape: StepShape) -> int:
         """Exact for a step that samples; what scoring leaves of the sampler's room is unused."""
-        shape = _rounded(shape)
+        shape = _rounded(shape, self._block)
         known = self._counted.get(shape)
         if known is None:
             counter = WorkspaceCounter()
@@ -102,41 +111,54 @@ class Runner:
     def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
         if ferry is not None and self._on_gpu:
             ferry = OrderedFerry(ferry)
-        shape = _rounded(plan.shape)
+        shape = _rounded(plan.shape, self._block)
         self._workspace.reset()
         room, buffers = self._workspace.again(shape, lambda scratch: self._take(scratch, shape))
         inputs = room.fill(plan)
-        self._forward(inputs, buffers, ferry)
+        self._forward(room, inputs, buffers, shape, ferry)
         pairs = list(zip(plan.steps, inputs.segments, strict=True))
-        chosen = self._sample(pairs, buffers)
+        chosen = self._sample(pairs, buffers, shape)
         results = []
         for step, segment in pairs:
             token, logprobs = next(chosen) if step.task else _NOTHING
-            scores = self._score(step, segment.first, buffers) if step.targets else ()
+            scores = self._score(step, segment.first, buffers, shape) if step.targets else ()
             results.append(SequenceResult(step.seq_id, token, logprobs, scores))
         return StepResult(tuple(results))
 
     def _take(self, scratch: Scratch, shape: StepShape) -> tuple[InputRoom, Buffers]:
         return InputRoom.take(scratch, shape), self._decoder.take(scratch, shape)
 
-    def _forward(self, inputs: Inputs, buffers: Buffers, ferry: Ferry | None) -> None:
+    def _forward(
+        self,
+        room: InputRoom,
+        inputs: Inputs,
+        buffers: Buffers,
+        shape: StepShape,
+        ferry: Ferry | None,
+    ) -> None:
         """Run all layers: as recorded, where the backend can record and no layer is ferried."""
 
-        def work() -> None:
+        def work(inputs: Inputs) -> None:
             self._decoder.forward(inputs, self._kv, buffers, ferry)
 
+        def whole() -> None:
+            work(room.whole(inputs.segments))
+
         # As many rows, and the first buffer behind all that depend on anything else.
-        key = (len(buffers.rows.hidden), buffers.rows.hidden.data_ptr())
-        program = self._recorded(key, work) if ferry is None else None
+        places = (len(buffers.rows.hidden), buffers.rows.hidden.data_ptr())
+        program = self._recorded(places, shape, whole) if ferry is None else None
         if program is None:
-            work()
+            work(inputs)
         else:
             program.run(len(inputs.ids), inputs.segments)
 
-    def _recorded(self, key: tuple[int, ...], work: Callable[[], None]) -> Program | None:
+    def _recorded(
+        self, places: tuple[int, ...], shape: StepShape, work: Callable[[], None]
+    ) -> Program | None:
+        key = (*places, shape.longest_query > 1, shape.gathers)
         program = self._programs.get(key)
         if program is None:
-            program = self._ops.trace(work)
+            program = self._ops.trace(work, shape)
             if program is not None:
                 if len(self._programs) >= _REMEMBERED_PROGRAMS:
                     self._programs.clear()
@@ -144,43 +166,48 @@ class Runner:
         return program
 
     def _sample(
-        self, pairs: Sequence[tuple[SequenceStep, Segment]], buffers: Buffers
+        self,
+        pairs: Sequence[tuple[SequenceStep, Segment]],
+        buffers: Buffers,
+        shape: StepShape,
     ) -> Iterator[tuple[int, TokenLogprobs | None]]:
         """Answers to the steps that have a task, in their order."""
         tasks = [step.task for step, _ in pairs if step.task]
         rows = [segment.first + segment.count - 1 for step, segment in pairs if step.task]
         chosen: list[tuple[int, TokenLogprobs | None]] = []
-        for begin in range(0, len(rows), LOGIT_BLOCK):
-            some = slice(begin, begin + LOGIT_BLOCK)
+        for begin in range(0, len(rows), self._block):
+            some = slice(begin, begin + self._block)
             with scope(self._workspace):
-                logits = self._logits(rows[some], buffers)
+                logits = self._logits(rows[some], buffers, shape)
                 chosen += self._sampler.sample(logits, tasks[some])
         return iter(chosen)
 
-    def _score(self, step: SequenceStep, first: int, buffers: Buffers) -> tuple[TokenLogprobs, ...]:
+    def _score(
+        self, step: SequenceStep, first: int, buffers: Buffers, shape: StepShape
+    ) -> tuple[TokenLogprobs, ...]:
         scores: list[TokenLogprobs] = []
-        for begin in range(0, len(step.targets), LOGIT_BLOCK):
-            targets = step.targets[begin : begin + LOGIT_BLOCK]
+        for begin in range(0, len(step.targets), self._block):
+            targets = step.targets[begin : begin + self._block]
             rows = range(first + begin, first + begin + len(targets))
             with scope(self._workspace):
-                logits = self._logits(rows, buffers)
+                logits = self._logits(rows, buffers, shape)
                 scores += self._sampler.score(logits, targets, step.target_logprobs)
         return tuple(scores)
 
-    def _logits(self, rows: Sequence[int], buffers: Buffers) -> Tensor:
+    def _logits(self, rows: Sequence[int], buffers: Buffers, shape: StepShape) -> Tensor:
         count = self._ops.padded(len(rows))
         index, last, logits = self._workspace.again(
             ("logits", count), lambda scratch: self._take_logits(scratch, count)
         )
-        put(array("q", rows), index)
+        put(array("q", [*rows, *[0] * (count - len(rows))]), index)
 
-        def work() -> None:
-            self._decoder.logits(index[: len(rows)], buffers, last, logits)
+        def work(index: Tensor) -> None:
+            self._decoder.logits(index, buffers, last, logits)
 
-        places = (last.hidden.data_ptr(), buffers.rows.hidden.data_ptr())
-        program = self._recorded((len(last.hidden), *places), work)
+        places = (count, last.hidden.data_ptr(), buffers.rows.hidden.data_ptr())
+        program = self._recorded(places, shape, lambda: work(index))
         if program is None:
-            work()
+            work(index[: len(rows)])
         else:
             program.run(len(rows), ())
         return logits if len(rows) == count else logits[: len(rows)]

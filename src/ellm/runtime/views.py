@@ -40,4 +40,6 @@ def put(numbers: array[int], into: Tensor) -> None:
         # A step does this between kernels, when the caches hold nothing of PyTorch.
         memmove(into.data_ptr(), numbers.buffer_info()[0], size)
     else:
-        into[: len(numbers)].copy_(torch.frombuffer(numbers, dtype=torch.int64))
+        # Ordinary memory is staged before the call returns, and what is queued is not waited for.
+        fresh = torch.frombuffer(numbers, dtype=torch.int64)
+        into[: len(numbers)].copy_(fresh, non_blocking=True)

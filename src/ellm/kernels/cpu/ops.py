@@ -68,7 +68,7 @@ class NativeOps:
     def padded(self, rows: int) -> int:
         return height(rows)
 
-    def trace(self, work: Callable[[], None]) -> Tape:
+    def trace(self, work: Callable[[], None], shape: StepShape) -> Tape:
         self._recorded = []
         try:
             work()

@@ -1,0 +1,56 @@
+"""A recorded step: a captured CUDA graph, and the table of sequences that it reads.
+
+Addresses of weights, KV planes and workspace never move, and a graph replays right after the
+chunks behind them were mapped anew.  What a step is about it reads from fixed places: tokens,
+positions and rows from the room of the inputs, sequences from a table that `run` writes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ellm.kernels.cuda.table import SequenceTable
+from ellm.kernels.ops import Segment
+
+
+class Graph:
+    """kernels.ops.Program of a captured step that reads `tables`."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, tables: Sequence[SequenceTable]) -> None:
+        self._graph = graph
+        self._tables = tuple(tables)
+
+    def run(self, rows: int, segments: Sequence[Segment]) -> None:
+        for table in self._tables:
+            table.write(segments)
+        self._graph.replay()
+
+
+class Recorder:
+    """Captures on a stream of its own, in one pool of memory for all graphs."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm(self, work: Callable[[], None]) -> None:
+        """Do `work` where it will be captured: kernels are compiled, libraries take their room."""
+        outside = torch.cuda.current_stream()
+        self._stream.wait_stream(outside)
+        with torch.cuda.stream(self._stream):
+            work()
+        outside.wait_stream(self._stream)
+
+    def capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """The kernels that `work` launches; none is run."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream):
+            # Copies of KV go on meanwhile, in threads and on streams of their own.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                work()
+            finally:
+                graph.capture_end()
+        return graph

@@ -1,0 +1,133 @@
+"""kernels.ops.Ops on NVIDIA GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ellm.core.plan import StepShape
+from ellm.kernels import logits
+from ellm.kernels.activation import Activation
+from ellm.kernels.cuda import activate, norm, rotary
+from ellm.kernels.cuda.attention import Room, TableAttention
+from ellm.kernels.cuda.decoding import Parts
+from ellm.kernels.cuda.graph import Graph, Recorder
+from ellm.kernels.cuda.likeliest import likeliest
+from ellm.kernels.cuda.rows import store
+from ellm.kernels.cuda.table import SequenceTable
+from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.reference import ReferenceOps
+from ellm.kernels.scratch import Scratch
+
+# What PyTorch's FlashAttention kernels take.
+_HEAD_STEP, _WIDEST_HEAD = 8, 256
+# Logits of tokens drawn at once: 32 rows of a vocabulary of 128 K.
+_DRAWN = 2**22
+
+
+class CudaOps(ReferenceOps):
+    """Kernels in Triton, beside the matrix products and lookups of PyTorch.
+
+    Steps in which all decode are captured as CUDA graphs.
+    """
+
+    name = "Triton"
+
+    def __init__(self) -> None:
+        self._recorder: Recorder | None = None
+        # Those that a capture under way reads.
+        self._tables: list[SequenceTable] | None = None
+
+    @staticmethod
+    def computes(dtype: torch.dtype, head_dim: int) -> bool:
+        """Whether there are kernels for this."""
+        narrow = head_dim % _HEAD_STEP == 0 and head_dim <= _WIDEST_HEAD
+        return dtype in (torch.bfloat16, torch.float16) and narrow
+
+    def trace(self, work: Callable[[], None], shape: StepShape) -> Graph | None:
+        if shape.longest_query > 1:
+            return None
+        if self._recorder is None:
+            self._recorder = Recorder()
+        self._recorder.warm(work)
+        self._tables = []
+        try:
+            return Graph(self._recorder.capture(work), self._tables)
+        finally:
+            self._tables = None
+
+    def temp(self, scratch: Scratch, dims: Dims, shape: StepShape) -> Room:
+        gathers = shape.gathers and shape.longest_query > 1
+        kv_shape = (shape.longest_kv if gathers else 0, 2, dims.kv_heads, dims.head_dim)
+        return Room(
+            table=SequenceTable.take(scratch, shape.tokens),
+            parts=Parts.take(scratch, dims, shape.tokens),
+            gathered=scratch.take(kv_shape, dims.dtype),
+            paged=shape.gathers,
+        )
+
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        out: Tensor,
+        temp: Temp,
+        added: Tensor | None = None,
+    ) -> None:
+        norm.norm(x, weight, None, eps, out, added)
+
+    def layer_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        out: Tensor,
+        temp: Temp,
+        added: Tensor | None = None,
+    ) -> None:
+        norm.norm(x, weight, bias, eps, out, added)
+
+    def angles(
+        self,
+        positions: Tensor,
+        frequencies: Tensor,
+        scale: float,
+        cos: Tensor,
+        sin: Tensor,
+        temp: Temp,
+    ) -> None:
+        rotary.angles(positions, frequencies, scale, cos, sin)
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
+        rotary.rotate(x, cos, sin)
+
+    def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
+        store(planes, rows, kv)
+
+    def plan_attention(
+        self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
+    ) -> AttentionPlan:
+        assert isinstance(temp, Room)
+        table = SequenceTable(temp.table, temp.paged)
+        if self._tables is None:
+            table.write(segments)
+        else:
+            table.fix(segments)
+            self._tables.append(table)
+        return TableAttention(kv, windows, table, temp)
+
+    def sample(self, x: Tensor, how: Tensor, changes: Changes, out: Tensor, temp: Temp) -> None:
+        if len(changes.ids) or bool(how[:, 0].any()):
+            super().sample(x, how, changes, out, temp)
+        else:
+            likeliest(x, out)
+
+    def logit_temp(self, scratch: Scratch, rows: int, width: int, top: int) -> Temp:
+        return logits.Room.take(scratch, rows, width, _DRAWN)
+
+    def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
+        activate.activate(activation, x, gated, out)

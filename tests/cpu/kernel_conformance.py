@@ -1,0 +1,382 @@
+"""Every op of the CUDA backend against PyTorch's, or against the textbook in float64.
+
+Not collected by itself: `tests/gpu/test_cuda_ops.py` runs it on a device, and
+`test_interpreted_kernels.py` on the CPU, where Triton's interpreter takes the device's place
+(TRITON_INTERPRET=1), numbers are few, and PyTorch's FlashAttention is written out in Python.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from itertools import cycle, pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ellm.core.layers import KvTable
+from ellm.core.plan import StepShape
+from ellm.kernels.activation import Activation
+from ellm.kernels.cuda import decoding, prompts
+from ellm.kernels.cuda.ops import CudaOps
+from ellm.kernels.ops import Changes, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.reference import ReferenceOps
+from ellm.runtime.workspace import Workspace
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+ROOM = (16 if INTERPRETED else 1024) << 20
+# The interpreter multiplies no bfloat16, and rounds to it towards zero.
+DTYPES = [torch.float16, torch.float32] if INTERPRETED else [torch.float16, torch.bfloat16]
+# Relative to the largest number: two roundings, in the last bits of each dtype.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+# (key heads, queries of each, width)
+HEADS = [(2, 3, 40)] if INTERPRETED else [(2, 1, 16), (1, 4, 40), (2, 5, 64)]
+if not INTERPRETED:
+    HEADS += [(8, 4, 128), (2, 7, 80), (1, 16, 256), (4, 8, 64), (12, 1, 64), (1, 71, 64)]
+
+# Views own nothing: these are kept, and a test has no more rooms than that at once.
+_memories = cycle([torch.empty(ROOM, dtype=torch.uint8, device=DEVICE) for _ in range(2)])
+ops, reference = CudaOps(), ReferenceOps()
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.6 takes an array of one number for a number, which NumPy 2.4 refuses."""
+    if not INTERPRETED:
+        return
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def mended(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", mended)
+    # A program that ends at once takes milliseconds too.
+    monkeypatch.setattr(decoding, "_PROGRAMS", 24)
+    monkeypatch.setattr(decoding, "_FEWEST_PARTS", 2)
+    monkeypatch.setattr(prompts, "_flash", written_out)
+
+
+def numbers(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def room() -> Workspace:
+    """Memory of which nothing was written: every float in it is not a number."""
+    memory = next(_memories).fill_(0xFF)
+    return Workspace(-(-memory.data_ptr() // 64) * 64, ROOM - 64, DEVICE)
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    scale = max(1.0, float(wanted.abs().max()))
+    limit = TOLERANCE[found.dtype] * scale
+    torch.testing.assert_close(found.double(), wanted.double(), atol=limit, rtol=0)
+
+
+def temps(rows: int, width: int, dtype: torch.dtype) -> tuple[Temp, Temp]:
+    dims, shape = Dims(width, 1, 1, width, width, (None,), dtype), StepShape(rows, 0, rows, rows)
+    return ops.temp(room(), dims, shape), reference.temp(room(), dims, shape)
+
+
+@dtypes
+@pytest.mark.parametrize("width", [1, 48, 200, 4096])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("way", ["alone", "added", "into added", "in place"])
+def test_norm(dtype: torch.dtype, width: int, biased: bool, way: str) -> None:
+    rows = 3
+    ours, theirs = (numbers(1, rows, width, dtype=dtype) for _ in range(2))
+    added, weight, bias = (numbers(2 + i, rows, width, dtype=dtype) for i in range(3))
+    weight, bias = weight[0].contiguous(), bias[0].contiguous()
+    found: list[Tensor] = []
+    for table, x, temp in zip(
+        (ops, reference), (ours, theirs), temps(rows, width, dtype), strict=True
+    ):
+        more = None if way in ("alone", "in place") else added.clone()
+        out = {"into added": more, "in place": x}.get(way)
+        out = torch.full_like(x, float("nan")) if out is None else out
+        if biased:
+            table.layer_norm(x, weight, bias, 1e-5, out, temp, more)
+        else:
+            table.rms_norm(x, weight, 1e-5, out, temp, more)
+        found.append(out)
+    close(found[0], found[1])
+    if way == "added":
+        assert torch.equal(ours, theirs), "the sum is rounded otherwise"
+
+
+@dtypes
+def test_norm_of_heads_within_wider_rows(dtype: torch.dtype) -> None:
+    wide = numbers(1, 3, 7, 40, dtype=dtype)
+    weight, mine = numbers(2, 40, dtype=dtype), wide.clone()
+    temp = reference.temp(room(), Dims(280, 7, 1, 40, 40, (None,), dtype), StepShape(3, 0, 3, 3))
+    ops.rms_norm(mine[:, 2:5], weight, 1e-6, mine[:, 2:5], temp)
+    reference.rms_norm(wide[:, 2:5], weight, 1e-6, wide[:, 2:5], temp)
+    close(mine, wide)
+
+
+@dtypes
+@pytest.mark.parametrize(("heads", "width", "half"), [(3, 16, 8), (11, 40, 12), (40, 128, 64)])
+def test_rotary(dtype: torch.dtype, heads: int, width: int, half: int) -> None:
+    rows, known = 6, 5
+    frequencies = torch.tensor([10000 ** (-i / half) for i in range(half)], device=DEVICE)
+    positions = torch.tensor([0, 1, 77, 4097, 131_000], device=DEVICE)
+    dims = Dims(heads * width, heads - 2, 2, width, 2 * half, (None,), dtype)
+    rotated = []
+    for table in (ops, reference):
+        temp = table.temp(room(), dims, StepShape(rows, 0, rows, rows))
+        cos, sin = (torch.empty(rows, 1, 1, half, dtype=dtype, device=DEVICE) for _ in range(2))
+        table.angles(positions, frequencies, 1.25, cos, sin, temp)
+        x = numbers(3, rows, heads + 1, width, dtype=dtype)
+        table.rotary(x[:, :heads], cos, sin, temp)
+        rotated.append((cos[:known], sin[:known], x))
+    for mine, theirs in zip(*rotated, strict=True):
+        # One angle in a float32 differs by its own rounding: 131000 × 2**-24.
+        torch.testing.assert_close(
+            mine.double(), theirs.double(), atol=0.02 + 4 * TOLERANCE[dtype], rtol=0
+        )
+        assert (mine - theirs).abs().mean() < TOLERANCE[dtype]
+
+
+@dtypes
+def test_store_leaves_rows_of_padding_and_others_alone(dtype: torch.dtype) -> None:
+    base = torch.zeros(20, 3, 2, 2, 40, dtype=dtype, device=DEVICE)
+    kv = numbers(1, 4, 6, 40, dtype=dtype)[:, 2:].view(4, 2, 2, 40)
+    rows = torch.tensor([7, -1, 0, 19], device=DEVICE)
+    ops.store_kv(base[:, 1], rows, kv)
+    wanted = torch.zeros_like(base)
+    for row, value in zip(rows.tolist(), kv, strict=True):
+        if row >= 0:
+            wanted[row, 1] = value
+    assert torch.equal(base, wanted)
+
+
+@dtypes
+@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("gated", [False, True])
+def test_activate(dtype: torch.dtype, activation: Activation, gated: bool) -> None:
+    x = 4 * numbers(1, 3, 1300 * (1 + gated), dtype=dtype)
+    mine, theirs = (torch.empty(3, 1300, dtype=dtype, device=DEVICE) for _ in range(2))
+    ops.activate(activation, x, gated, mine)
+    reference.activate(activation, x.clone(), gated, theirs)
+    close(mine, theirs)
+
+
+@dtypes
+def test_the_first_of_the_likeliest(dtype: torch.dtype) -> None:
+    inf, nan = float("inf"), float("nan")
+    x = numbers(1, 8, 5000, dtype=dtype)
+    x[1, 4999] = x[1, 4098] = x[1, 4097] = 9
+    x[2, 3] = nan
+    x[3] = -inf
+    x[4] = nan
+    x[5, 17], x[5, 4500] = inf, inf
+    x[6, 4999] = 8
+    how = torch.tensor([[0.0, 0, 0, 1, 0]] * 8, dtype=torch.float64)
+    nowhere = torch.zeros(9, dtype=torch.int64)
+    changes = Changes(nowhere, nowhere[:0], torch.empty(0, device=DEVICE))
+    mine = torch.full((8,), -1, device=DEVICE)
+    ops.sample(x, how, changes, mine, ops.logit_temp(room(), 8, 5000, 4))
+    clean = torch.nan_to_num(x.float().cpu(), nan=-inf, posinf=1e30, neginf=-inf)
+    wanted = [int((row == row.max()).nonzero()[0]) for row in clean]
+    assert mine.tolist() == wanted
+    assert wanted[1:6] == [4097, wanted[2], 0, 0, 17]
+
+
+class Bed:
+    """Keys and values of some sequences, each in one run or in scattered pages.
+
+    What is in no sequence is not a number.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        page: int | None,
+        kv_heads: int,
+        width: int,
+        dtype: torch.dtype,
+    ) -> None:
+        span = page or max(lengths) + 3
+        counts = [-(-length // span) for length in lengths]
+        slots = list(range(sum(counts)))
+        random.Random(0).shuffle(slots)
+        # Of two layers that share rows, the second.
+        arena = torch.full((len(slots) * span, 2, 2, kv_heads, width), float("nan"))
+        self.tables = []
+        for number, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+            table = KvTable(tuple(slot * span for slot in slots[:count]), span)
+            slots = slots[count:]
+            rows = torch.tensor([table.row(token) for token in range(length)])
+            noise = torch.Generator().manual_seed(number)
+            arena[rows, 1] = torch.randn(length, 2, kv_heads, width, generator=noise)
+            self.tables.append(table)
+        self.planes = arena.to(DEVICE, dtype)[:, 1]
+
+    def hide(self, sequence: int, tokens: int) -> None:
+        """Make what is in front of so many tokens not a number."""
+        for token in range(tokens):
+            self.planes[self.tables[sequence].row(token)] = float("nan")
+
+    def wanted(self, queries: Tensor, sequence: int, start: int, window: int | None) -> Tensor:
+        length = start + len(queries)
+        rows = torch.tensor([self.tables[sequence].row(token) for token in range(length)])
+        keys, values = self.planes[rows.to(DEVICE)].double().nan_to_num().unbind(1)
+        group = queries.shape[1] // keys.shape[1]
+        keys, values = (x.repeat_interleave(group, 1) for x in (keys, values))
+        scores = torch.einsum("qhd,thd->hqt", queries.double(), keys) / queries.shape[2] ** 0.5
+        at = torch.arange(start, length)[:, None] - torch.arange(length)
+        hidden = ((at < 0) | (at >= (window or length))).to(DEVICE)
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        return torch.einsum("hqt,thd->qhd", weights, values)
+
+
+Part = tuple[int, int, int]
+"""A sequence, the position of its first query, and how many there are."""
+
+
+def attend(
+    bed: Bed, queries: Tensor, parts: Sequence[Part], window: int | None, padded: int = 0
+) -> Tensor:
+    """Queries of the parts side by side; with as many rows as `padded` says, as captured."""
+    shape, segments, first = StepShape(), [], 0
+    for sequence, start, count in parts:
+        table = bed.tables[sequence]
+        segments.append(Segment(first, count, start, table))
+        shape = shape.with_sequence(count, start + count, 0, len(table.starts) > 1)
+        first += count
+    _, heads, width = queries.shape
+    dims = Dims(heads * width, heads, bed.planes.shape[2], width, 0, (window,), queries.dtype)
+    if padded:
+        shape = StepShape(padded, 0, shape.longest_query, shape.longest_kv, shape.gathers)
+    temp = ops.temp(room(), dims, shape)
+    out = torch.full_like(queries, float("nan"))
+    ops._tables = [] if padded else None
+    try:
+        plan = ops.plan_attention(KvPlanes((bed.planes,)), [window], segments, temp)
+        for table in ops._tables or ():
+            table.write(segments)
+    finally:
+        ops._tables = None
+    plan.run(0, queries, out)
+    return out
+
+
+def check(bed: Bed, heads: int, parts: Sequence[Part], window: int | None, padded: int = 0) -> None:
+    rows, width = sum(count for _, _, count in parts), bed.planes.shape[3]
+    queries = numbers(9, max(rows, padded), heads + 2, width, dtype=bed.planes.dtype)[:, :heads]
+    found = attend(bed, queries, parts, window, padded)
+    first = 0
+    for sequence, start, count in parts:
+        mine = slice(first, first + count)
+        close(found[mine], bed.wanted(queries[mine], sequence, start, window))
+        first += count
+    assert bool(found[rows:].isnan().all()), "rows of padding were written"
+
+
+heads = pytest.mark.parametrize("heads", HEADS, ids=lambda h: "x".join(map(str, h)))
+pages = pytest.mark.parametrize("page", [None, 16, 5])
+windows = pytest.mark.parametrize("window", [None, 40] if INTERPRETED else [None, 1, 40, 1000])
+some_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+LENGTHS = (1, 63, 64, 130) if INTERPRETED else (1, 63, 64, 65, 511, 513, 1700, 5000)
+
+
+@some_dtypes
+@heads
+@pages
+@windows
+def test_decoding(
+    dtype: torch.dtype, heads: tuple[int, int, int], page: int | None, window: int | None
+) -> None:
+    kv_heads, group, width = heads
+    bed = Bed(LENGTHS, page, kv_heads, width, dtype)
+    parts = [(index, length - 1, 1) for index, length in enumerate(LENGTHS)]
+    if window is not None:
+        for index, length in enumerate(LENGTHS):
+            bed.hide(index, length - window)
+    check(bed, kv_heads * group, parts, window)
+
+
+@pages
+def test_decoding_with_rows_of_padding(page: int | None) -> None:
+    bed = Bed(LENGTHS, page, 2, 64, DTYPES[0])
+    check(bed, 6, [(1, 62, 1), (2, 63, 1), (0, 0, 1)], None, padded=5)
+
+
+@pytest.mark.parametrize("count", [30] if INTERPRETED else [130, 600])
+def test_many_that_decode(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than one launch has entries for, with parts as large as they get."""
+    if INTERPRETED:
+        monkeypatch.setattr(decoding, "AT_ONCE", 25)
+    rng = random.Random(1)
+    bed = Bed([rng.randrange(1, 40) for _ in range(count)], None, 1, 16, DTYPES[0])
+    parts = [(index, 0, 1) for index in range(count)]
+    rng.shuffle(parts)
+    check(bed, 2, parts, None)
+
+
+@some_dtypes
+@heads
+@pages
+@windows
+def test_prompts_beside_those_that_decode(
+    dtype: torch.dtype, heads: tuple[int, int, int], page: int | None, window: int | None
+) -> None:
+    kv_heads, group, width = heads
+    bed = Bed(LENGTHS, page, kv_heads, width, dtype)
+    last = len(LENGTHS) - 1
+    parts = [
+        (1, 0, 63),
+        (last, LENGTHS[last] - 37, 37),
+        (0, 0, 1),
+        (2, 30, 2),
+        (2, 10, 1),
+    ]
+    check(bed, kv_heads * group, parts, window)
+
+
+def written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_ends: Tensor,
+    key_starts: Tensor,
+    longest_query: int,
+    longest_key: int,
+    dropout: float,
+    causal: bool,
+    debug: bool,
+    **options: Any,
+) -> tuple[Tensor]:
+    """`aten::_flash_attention_forward` for sequences of different lengths."""
+    assert query_ends.dtype == key_starts.dtype == options["seqused_k"].dtype == torch.int32
+    assert causal
+    assert not debug
+    out = torch.empty(query.shape, dtype=query.dtype)
+    left = options["window_size_left"]
+    group = query.shape[1] // key.shape[1]
+    for (begin, end), first, length in zip(
+        pairwise(query_ends.tolist()),
+        key_starts.tolist(),
+        options["seqused_k"].tolist(),
+        strict=False,
+    ):
+        assert end - begin <= longest_query
+        assert length <= longest_key
+        keys, values = (
+            x[first : first + length].float().repeat_interleave(group, 1) for x in (key, value)
+        )
+        scores = torch.einsum("qhd,thd->hqt", query[begin:end].float(), keys)
+        scores = scores / query.shape[2] ** 0.5
+        at = torch.arange(length - (end - begin), length)[:, None] - torch.arange(length)
+        hidden = (at < 0) | ((at > left) if left >= 0 else torch.zeros_like(at, dtype=torch.bool))
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        out[begin:end] = torch.einsum("hqt,thd->qhd", weights, values)
+    return (out,)

@@ -1,0 +1,25 @@
+"""The CUDA backend on the CPU: its kernels by Triton's interpreter, in a process of their own.
+
+Triton decides when a kernel is defined whether it is to be interpreted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_kernels_do_what_pytorch_does() -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    file = Path(__file__).with_name("kernel_conformance.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    done = subprocess.run(
+        command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
