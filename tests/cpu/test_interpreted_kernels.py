@@ -14,11 +14,24 @@ from pathlib import Path
 import pytest
 
 
-def test_kernels_do_what_pytorch_does() -> None:
+@pytest.mark.parametrize(
+    ("conformance", "tests"), [("kernel", "test"), ("engine", "graphs or chunks")]
+)
+def test_interpreted(conformance: str, tests: str) -> None:
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
-    file = Path(__file__).with_name("kernel_conformance.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    file = Path(__file__).with_name(f"{conformance}_conformance.py")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(file),
+        "-k",
+        tests,
+    ]
     done = subprocess.run(
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )

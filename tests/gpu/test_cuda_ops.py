@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "cpu"))
-
 import torch
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device on this machine", allow_module_level=True)
+
+sys.path.append(str(Path(__file__).parents[1] / "cpu"))
 
 from kernel_conformance import *  # noqa: F403

@@ -73,9 +73,9 @@ class House:
         Raises BudgetError for a budget that the machine does not have.
         """
         memory = _memory(args, blueprints)
-        assert memory.budget is not None
         raw = _driver(args.device, memory)
         memory = replace(memory, chunk_bytes=raw.chunk_bytes)
+        assert memory.budget is not None
         driver = MeteredDriver(raw, MonotonicClock())
         fence = partial(_fence, raw) if isinstance(raw, CudaDriver) else None
         unmaps = DeferredUnmaps(driver, fence, at_once=not memory.uses(ElasticPart.DEFER))

@@ -72,11 +72,9 @@ def load(
     wanted = parameters(spec)
     tied = (f"{spec.names.head}.weight",) if spec.tied else ()
     checkpoint.check(wanted, ignored=tied)
-    tensors, jobs = {}, []
+    tensors, jobs = lay_out(spec, dtype, address, device), []
     for one in wanted:
-        target = view(address, one.numel * dtype.itemsize, dtype, device).view(one.shape)
-        address += _room(one, dtype)
-        tensors[one.name] = target
+        target = tensors[one.name]
         for source in one.sources:
             stored = checkpoint.tensors[source.name]
             jobs.append((stored, target[source.row : source.row + source.shape[0]]))
@@ -90,6 +88,18 @@ def load(
     for matrix in weights.matrices():
         ops.pack(matrix)
     return weights
+
+
+def lay_out(
+    spec: DecoderSpec, dtype: torch.dtype, address: int, device: torch.device | str
+) -> dict[str, Tensor]:
+    """Every parameter by its name, over `weight_bytes(spec, dtype)` bytes from `address`."""
+    tensors = {}
+    for one in parameters(spec):
+        nbytes = one.numel * dtype.itemsize
+        tensors[one.name] = view(address, nbytes, dtype, device).view(one.shape)
+        address += _room(one, dtype)
+    return tensors
 
 
 def _room(one: Parameter, dtype: torch.dtype) -> int:

@@ -23,8 +23,8 @@ from ellm.kernels.scratch import Scratch
 
 # What PyTorch's FlashAttention kernels take.
 _HEAD_STEP, _WIDEST_HEAD = 8, 256
-# Logits of tokens drawn at once: 32 rows of a vocabulary of 128 K.
-_DRAWN = 2**22
+# Logits of tokens drawn at once: 16 rows of a vocabulary of 128 K.
+_DRAWN = 2**21
 
 
 class CudaOps(ReferenceOps):
