@@ -141,5 +141,6 @@ def model_of(name: str) -> Model:
         path = str(LLAMA_168M.cached())
         return Model(path, 2048, _workloads(2.4, 48, 1.2, "337MiB", 10.0, slow))
     assert name == "1b", name
-    wanted = {"ttft_slo": "500ms", "tpot_slo": "20ms"}
-    return Model(str(LLAMA_1B.cached()), 2048, _workloads(12.0, 120, 8.0, "2250MiB", 10.0, wanted))
+    wanted = {"ttft_slo": "100ms", "tpot_slo": "5ms"}
+    path = str(LLAMA_1B.cached())
+    return Model(path, 2048, _workloads(40.0, 400, 20.0, "2250MiB", 10.0, wanted))

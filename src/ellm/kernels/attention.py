@@ -135,7 +135,9 @@ class _Window:
         rows, columns = self.mask.shape
         assert queries <= rows, (queries, rows)
         assert keys <= columns, (keys, columns)
-        return self.mask[rows - queries :, columns - keys :]
+        corner = self.mask[rows - queries :, columns - keys :]
+        # Kernels of GPUs read 16 bytes of a mask at a time, wherever it begins.
+        return corner if corner.is_cpu else corner.clone(memory_format=torch.contiguous_format)
 
     def _draw(self) -> None:
         rows, columns = self.mask.shape
