@@ -83,7 +83,7 @@ def _fold(
 @triton.jit(do_not_specialize=["offset", "parts", "least", "window", "span"])
 def _attend(
     queries: tl.tensor,
-    planes: tl.tensor,
+    address: tl.tensor,
     table: tl.tensor,
     answers: tl.tensor,
     logs: tl.tensor,
@@ -123,6 +123,7 @@ def _attend(
     heads = head * GROUP + member
     asked = queries + row * query_row + heads[:, None] * WIDTH + column[None, :]
     query = tl.load(asked, mask=ours, other=0.0)
+    planes = address.to(tl.pointer_type(queries.dtype.element_ty))
     largest = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
     answer = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
@@ -252,7 +253,7 @@ def _some(
     widths = {"ENTRY": ENTRY, "WIDTH": width, "BLOCK": block, "BLOCK_D": block_d, "num_warps": 4}
     _attend[(rows, kv_heads, parts)](
         queries,
-        planes,
+        planes.data_ptr(),  # as a number: see rows.py
         table,
         room.answers,
         room.logs,

@@ -1,4 +1,8 @@
-"""Rows of the arena: keys and values put where they belong, and fetched from their pages."""
+"""Rows of the arena: keys and values put where they belong, and fetched from their pages.
+
+Kernels take the address of a plane as a number: Triton asks the driver about every pointer it is
+given, and row 0 may have no memory behind it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ _BLOCK = 1024
 @triton.jit
 def _store(
     kv: tl.tensor,
-    planes: tl.tensor,
+    address: tl.tensor,
     rows: tl.tensor,
     width: tl.tensor,
     kv_row: tl.tensor,
@@ -26,12 +30,13 @@ def _store(
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
     fresh = tl.load(kv + token * kv_row + column, mask=inside)
+    planes = address.to(tl.pointer_type(kv.dtype.element_ty))
     tl.store(planes + row * plane_row + column, fresh, mask=inside)
 
 
 @triton.jit(do_not_specialize=["span"])
 def _gather(
-    planes: tl.tensor,
+    address: tl.tensor,
     starts: tl.tensor,
     out: tl.tensor,
     span: tl.tensor,
@@ -43,6 +48,7 @@ def _gather(
     row = tl.load(starts + token // span).to(tl.int64) + token % span
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
+    planes = address.to(tl.pointer_type(out.dtype.element_ty))
     there = tl.load(planes + row * plane_row + column, mask=inside)
     tl.store(out + token * width + column, there, mask=inside)
 
@@ -52,7 +58,7 @@ def store(planes: Tensor, rows: Tensor, kv: Tensor) -> None:
     width = kv[0].numel()
     block = min(_BLOCK, triton.next_power_of_2(width))
     _store[(len(rows), triton.cdiv(width, block))](
-        kv, planes, rows, width, kv.stride(0), planes.stride(0), BLOCK=block
+        kv, planes.data_ptr(), rows, width, kv.stride(0), planes.stride(0), BLOCK=block
     )
 
 
@@ -61,5 +67,5 @@ def gather(planes: Tensor, starts: Tensor, span: int, out: Tensor) -> None:
     width = out[0].numel()
     block = min(_BLOCK, triton.next_power_of_2(width))
     _gather[(len(out), triton.cdiv(width, block))](
-        planes, starts, out, span, width, planes.stride(0), BLOCK=block
+        planes.data_ptr(), starts, out, span, width, planes.stride(0), BLOCK=block
     )
