@@ -123,7 +123,7 @@ def _attend(
     heads = head * GROUP + member
     asked = queries + row * query_row + heads[:, None] * WIDTH + column[None, :]
     query = tl.load(asked, mask=ours, other=0.0)
-    planes = address.to(tl.pointer_type(queries.dtype.element_ty))
+    planes = tl.multiple_of(address.to(tl.pointer_type(queries.dtype.element_ty)), 16)
     largest = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
     answer = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)

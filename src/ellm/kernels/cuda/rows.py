@@ -1,7 +1,8 @@
 """Rows of the arena: keys and values put where they belong, and fetched from their pages.
 
 Kernels take the address of a plane as a number: Triton asks the driver about every pointer it is
-given, and row 0 may have no memory behind it.
+given, and row 0 may have no memory behind it.  It is a multiple of 16: heads are of eight numbers
+or a multiple, of two bytes each.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def _store(
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
     fresh = tl.load(kv + token * kv_row + column, mask=inside)
-    planes = address.to(tl.pointer_type(kv.dtype.element_ty))
+    planes = tl.multiple_of(address.to(tl.pointer_type(kv.dtype.element_ty)), 16)
     tl.store(planes + row * plane_row + column, fresh, mask=inside)
 
 
@@ -48,7 +49,7 @@ def _gather(
     row = tl.load(starts + token // span).to(tl.int64) + token % span
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
-    planes = address.to(tl.pointer_type(out.dtype.element_ty))
+    planes = tl.multiple_of(address.to(tl.pointer_type(out.dtype.element_ty)), 16)
     there = tl.load(planes + row * plane_row + column, mask=inside)
     tl.store(out + token * width + column, there, mask=inside)
 
