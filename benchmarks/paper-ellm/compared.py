@@ -7,11 +7,20 @@ from itertools import pairwise
 from typing import Any
 
 from arms import OURS
+from workloads import TIGHT, WORKLOADS
 
 from harness.results import Run, Trial
 
 # A rate is served if so many requests meet both objectives (DistServe's criterion).
 ATTAINED = 0.9
+
+
+def newest(runs: Sequence[Run]) -> Run:
+    """The last run, and of every part that it left out the last that had it."""
+    found: Run = {}
+    for run in runs:
+        found |= {key: value for key, value in run.items() if value not in ([], {})}
+    return found
 
 
 def attained(trials: Sequence[Trial], arm: str) -> float:
@@ -47,8 +56,10 @@ def tables(run: Run) -> str:
     """Everything, as Markdown."""
     parts = [_shares(run), _batches(run), _hosts(run)]
     parts += [_rates(run, name) for name in dict.fromkeys(t["workload"] for t in run["rates"])]
+    if run.get("growth"):
+        parts += [_growth(run)]
     parts += [_ablations(run)]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(parts)
 
 
 def _shares(run: Run) -> str:
@@ -136,6 +147,22 @@ def _against(trials: Sequence[Trial], arm: str) -> str:
 
 def _at(trials: Sequence[Trial], arm: str, rate: float) -> Any:
     return next(t for t in trials if t["arm"] == arm and t["rate"] == rate)
+
+
+def _growth(run: Run) -> str:
+    """Mean TTFT by the length of a run; the shortest is among the rates."""
+    rate = run["growth_rate"]
+    trials = [t for t in of(run, TIGHT) if t["rate"] == rate]
+    shortest = [{"requests": WORKLOADS[TIGHT].count, **t} for t in trials]
+    rows = [["requests", "static", OURS, "ratio"]]
+    every = [*shortest, *run["growth"]]
+    for count in dict.fromkeys(t["requests"] for t in every):
+        static, ours = (
+            next(t["ttft_mean"] for t in every if t["requests"] == count and t["arm"] == arm)
+            for arm in ("static", OURS)
+        )
+        rows.append([f"{count}", f"{static:.3g} s", f"{ours:.3g} s", f"{static / ours:.0f}"])
+    return f"Mean TTFT at {rate:g} requests/s, by how many requests come\n\n" + _markdown(rows)
 
 
 def _ablations(run: Run) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arms import ABLATIONS, ARMS, Arm
+from arms import ABLATIONS, ARMS, OURS, Arm
 from simulated import Run, served
 from workloads import TIGHT, WORKLOADS
 
@@ -10,6 +10,10 @@ from harness.results import Trial
 
 # A rate at which memory is short and most can still be served in time.
 TIGHT_RATE = 2.8
+# A rate that fixed shares cannot serve and we can, and requests in longer and longer runs of it.
+GROWTH_RATE = 2.4
+GROWTH = (1000, 2000)
+GROWTH_ARMS = ("static", OURS)
 
 
 def at_rate(workload: str, name: str, rate: float, count: int, seed: int) -> Trial:
@@ -20,6 +24,10 @@ def at_rate(workload: str, name: str, rate: float, count: int, seed: int) -> Tri
 
 def ablated(name: str, count: int, seed: int) -> Trial:
     return {"arm": name} | _figures(ABLATIONS[name], TIGHT, TIGHT_RATE, count, seed)
+
+
+def grown(name: str, count: int, seed: int) -> Trial:
+    return {"arm": name, "requests": count} | _figures(ARMS[name], TIGHT, GROWTH_RATE, count, seed)
 
 
 def _figures(arm: Arm, workload: str, rate: float, count: int, seed: int) -> dict[str, float]:

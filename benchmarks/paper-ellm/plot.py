@@ -10,6 +10,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from arms import MEMORIES, OURS
+from compared import newest
 from matplotlib.ticker import NullLocator
 
 from harness.plot import Style, lines, panels, save, styles
@@ -21,9 +22,10 @@ BATCH_ARMS = tuple(reversed(MEMORIES))
 RATE_ARMS = (OURS, "static", "static+chunked", "elastic+tier", "static+chunked+slo", "elastic+slo")
 BATCHES = {
     "sequences": "sequences at once",
-    "decode_rate": "decoded tokens/s, a full batch",
-    "offline_rate": "output tokens/s, all waiting at once",
+    "decode_rate": "decode tokens/s, full batch, ÷ static's",
+    "offline_rate": "output tokens/s, all at once, ÷ static's",
 }
+RATIOS = {"decode_rate", "offline_rate"}
 FELT = {
     "met": "requests within both objectives",
     "ttft_mean": "mean TTFT, s",
@@ -38,12 +40,20 @@ def batches(axes: Sequence[Any], trials: Sequence[Trial]) -> None:
     """What fits and how fast it is, against the input length."""
     look = styles(BATCH_ARMS)
     for axis, (figure, title) in zip(axes, BATCHES.items(), strict=True):
-        draw(axis, trials, BATCH_ARMS, "input", figure, look)
-        axis.set(xscale="log", yscale="log", title=title, xlabel="input tokens")
+        shown = against_static(trials, figure) if figure in RATIOS else trials
+        draw(axis, shown, BATCH_ARMS, "input", figure, look)
+        axis.set(xscale="log", title=title, xlabel="input tokens")
+        if figure not in RATIOS:
+            axis.set_yscale("log")
         inputs = sorted({trial["input"] for trial in trials})
         axis.set_xticks(inputs, [f"{each // 1024}K" for each in inputs])
         axis.xaxis.set_minor_locator(NullLocator())
     axes[0].legend(fontsize=7, frameon=False)
+
+
+def against_static(trials: Sequence[Trial], figure: str) -> list[Trial]:
+    base = {trial["input"]: trial[figure] for trial in trials if trial["arm"] == "static"}
+    return [{**trial, figure: trial[figure] / base[trial["input"]]} for trial in trials]
 
 
 def rates(axes: Sequence[Any], workload: str, trials: Sequence[Trial]) -> None:
@@ -81,12 +91,12 @@ def figure(run: Run) -> Any:
     for row, name in enumerate(workloads, 1):
         trials = [trial for trial in run["rates"] if trial["workload"] == name]
         rates(axes[COLUMNS * row : COLUMNS * (row + 1)], name, trials)
-    axes[COLUMNS].legend(fontsize=7, frameon=False, loc="lower left")
+    axes[2 * COLUMNS - 1].legend(fontsize=7, frameon=False, loc="lower right")
     return drawn
 
 
 def main() -> None:
-    run = load(HERE / "results.jsonl")[-1]
+    run = newest(load(HERE / "results.jsonl"))
     caption = f"Llama-3-8B-262K on an A100, simulated, seed {run['seed']}"
     save(figure(run), HERE / "paper-ellm.svg", run, caption)
 

@@ -14,17 +14,17 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from arms import ABLATIONS, ARMS, MEMORIES
 from batch import INPUTS, hosts, measured
-from compared import tables
-from online import TIGHT_RATE, ablated, at_rate
+from compared import newest, tables
+from online import GROWTH, GROWTH_ARMS, GROWTH_RATE, TIGHT_RATE, ablated, at_rate, grown
 from shares import published, shares
 from workloads import TIGHT, TRACE, WORKLOADS
 
 from harness import traces
 from harness.options import parser
-from harness.results import Trial, append
+from harness.results import Trial, append, load
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("batches", "rates", "ablations")
+PARTS = ("batches", "rates", "growth", "ablations")
 # Processes that simulate at once.
 AT_ONCE = 2
 QUICK_REQUESTS, QUICK_RATES, QUICK_INPUTS = 40, 2, (8192, 131_072)
@@ -44,10 +44,15 @@ def arguments() -> argparse.Namespace:
 
 
 def jobs(asked: argparse.Namespace) -> dict[str, list[Job]]:
-    """What is to be simulated, by part; the longest first."""
+    """What is to be simulated, by part."""
     inputs = QUICK_INPUTS if asked.quick else INPUTS
     left_out = QUICK_ABLATIONS if asked.quick else ABLATIONS
     found: dict[str, list[Job]] = {
+        "growth": [
+            partial(grown, name, each, asked.seed)
+            for each in ((QUICK_REQUESTS,) if asked.quick else GROWTH)
+            for name in GROWTH_ARMS
+        ],
         "batches": [partial(measured, name, each) for each in inputs for name in MEMORIES],
         "ablations": [partial(ablated, name, count(TIGHT, asked), asked.seed) for name in left_out],
         "rates": [
@@ -71,7 +76,7 @@ def rates(workload: str, asked: argparse.Namespace) -> list[float]:
 
 def run_one(job: Job) -> Trial:
     found = job()
-    point = {key: found[key] for key in ("workload", "rate", "input") if key in found}
+    point = {key: found[key] for key in ("workload", "rate", "input", "requests") if key in found}
     print(" ".join(map(str, (*point.values(), found["arm"]))), file=sys.stderr)
     return {"round": 0, **found}
 
@@ -86,14 +91,16 @@ def simulate(asked: argparse.Namespace) -> dict[str, list[Trial]]:
 
 def main() -> None:
     asked = arguments()
-    if "sharegpt" in asked.workloads:  # a pool waits for ever for a process that has ended
+    if (
+        "rates" in asked.parts and "sharegpt" in asked.workloads
+    ):  # a pool waits for ever for a process that has ended
         traces.find(TRACE)
     simulated: dict[str, Any] = {part: [] for part in PARTS} | simulate(asked)
     objectives = {}
-    for name in asked.workloads:
+    for name in asked.workloads if "rates" in asked.parts else ():
         wished = WORKLOADS[name].wished(count(name, asked), asked.seed)
         objectives[name] = {"ttft": wished.ttft, "tpot": wished.tpot}
-    run = append(
+    append(
         asked.output,
         seed=asked.seed,
         trials=[],
@@ -102,9 +109,10 @@ def main() -> None:
         published=published(),
         hosts=hosts(),
         tight=f"{TIGHT} at {TIGHT_RATE:g} requests/s",
+        growth_rate=GROWTH_RATE,
         **simulated,
     )
-    print(tables(run))
+    print(tables(newest(load(asked.output))))
 
 
 if __name__ == "__main__":
