@@ -11,7 +11,7 @@ from harness.results import Trial
 # A rate at which memory is short and most can still be served in time.
 TIGHT_RATE = 2.8
 # A rate that fixed shares cannot serve and we can, and requests in longer and longer runs of it.
-GROWTH_RATE = 2.4
+GROWTH_RATE = 2.2
 GROWTH = (1000, 2000)
 GROWTH_ARMS = ("static", OURS)
 
