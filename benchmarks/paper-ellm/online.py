@@ -12,7 +12,7 @@ from harness.results import Trial
 TIGHT_RATE = 2.8
 # A rate that fixed shares cannot serve and we can, and requests in longer and longer runs of it.
 GROWTH_RATE = 2.2
-GROWTH = (1000, 2000)
+GROWTH = (1000, 2000, 3000)
 GROWTH_ARMS = ("static", OURS)
 
 
