@@ -221,6 +221,15 @@ def test_the_fewest_devices_that_reach_a_floor_are_found() -> None:
     assert result.best.figures.joules == min(one.joules for one in rest)
 
 
+def test_whoever_serves_all_in_time_on_fewer_devices_comes_first() -> None:
+    """Not the plan on which the last answer ends a little sooner."""
+    case = small_case(device="H100", items=requests(20, 2.0), slo=Objectives(ttft=2.0, tpot=0.1))
+    result = found(case, Wish(Objective.GOODPUT, case.slo))
+    everybody = [one.figures for one in result.trials if one.figures.met == 1.0]
+    assert len({one.devices for one in everybody}) > 1
+    assert result.best.figures.devices == min(one.devices for one in everybody)
+
+
 def test_the_reason_is_in_the_numbers() -> None:
     for wish in WISHES:
         result = found(BUSY, wish)

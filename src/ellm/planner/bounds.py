@@ -164,6 +164,9 @@ class Outlook:
         )
         self._judged = slo.ttft is not None or slo.tpot is not None
         ends = zip(demand.asks, latencies, strict=True)
+        # Nobody's first token comes sooner than it would alone.
+        begins = (ask.arrival - demand.began + t for ask, t in zip(demand.asks, ttfts, strict=True))
+        self._begun = max(begins, default=0.0)
         self._last = max((ask.arrival - demand.began + time for ask, time in ends), default=0.0)
 
     @cached_property
@@ -200,7 +203,7 @@ class Outlook:
         return Figures(
             devices=devices,
             output_rate=output / duration if duration else math.inf,
-            good_rate=self._rate(duration) if self._judged else None,
+            good_rate=self._rate() if self._judged else None,
             met=self.good / max(1, requests) if self._judged else None,
             ttft=self.ttft,
             tpot=self.tpot,
@@ -208,8 +211,8 @@ class Outlook:
             joules=joules / output if output else math.inf,
         )
 
-    def _rate(self, duration: float) -> float:
-        return self.good / duration if duration else 0.0
+    def _rate(self) -> float:
+        return self.good / self._begun if self._begun else 0.0
 
 
 def seats_of(deployment: Deployment, need: Need) -> Seats:

@@ -103,7 +103,7 @@ class Estimator:
         return Figures(
             devices=devices,
             output_rate=output / duration,
-            good_rate=met * traffic.requests / duration if judged else None,
+            good_rate=met * traffic.requests / (duration - e2el + ttft) if judged else None,
             met=met if judged else None,
             ttft=ttft + waited / 2,
             tpot=cycle.seconds,

@@ -19,7 +19,9 @@ class Figures:
 
     devices      how many the plan takes
     output_rate  tokens per second, from the first arrival to the last answer
-    good_rate    requests per second that met the objectives; None without any
+    good_rate    requests per second that met the objectives, from the first arrival to the first
+                 token of the last answer: how long that answer is says nothing of what the plan can
+                 take; None without objectives
     met          their share of all requests (0 to 1)
     ttft, tpot   95th percentiles, seconds
     e2el         mean time from arrival to the whole answer, seconds
@@ -41,7 +43,7 @@ class Figures:
         return cls(
             devices=report.devices,
             output_rate=report.output_rate,
-            good_rate=None if good is None else good.rate,
+            good_rate=None if good is None else _rate(good.met * report.requests, report.begun),
             met=None if good is None else good.met,
             ttft=_MILLI * report.ttft.p95,
             tpot=_MILLI * report.tpot.p95,
@@ -62,6 +64,10 @@ class Figures:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _rate(count: float, seconds: float) -> float:
+    return count / seconds if seconds else 0.0
 
 
 def front(items: Iterable[T], of: Callable[[T], Figures], slack: float = 0.0) -> list[T]:

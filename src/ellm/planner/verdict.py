@@ -71,14 +71,10 @@ def _ratio(more: float, less: float) -> float:
 
 
 def _cause(case: Case, best: Trial, other: Trial, per_token: bool) -> str:
-    """What of a step, or of a token's share of one, differs most in favour of the best."""
+    """What differs most in favour of the best."""
     mine, theirs = anatomy(case, best), anatomy(case, other)
     scale = (mine.per_token, theirs.per_token) if per_token else (1.0, 1.0)
-    gains = {
-        part: getattr(theirs, part) * scale[1] - getattr(mine, part) * scale[0] for part in _PARTS
-    }
-    part = max(gains, key=lambda name: gains[name])
-    if gains[part] > _NOTICED * theirs.seconds * scale[1]:
+    if part := _most(mine, theirs, scale):
         return _told(part, mine, theirs, scale, best, other)
     lanes = [trial.plan.replicas * trial.plan.stages for trial in (best, other)]
     if lanes[0] > lanes[1]:
@@ -87,9 +83,21 @@ def _cause(case: Case, best: Trial, other: Trial, per_token: bool) -> str:
     if busy[0] < busy[1] - 1:
         return f"devices are busy for {busy[0]:.0f} % of the time instead of {busy[1]:.0f} %"
     rooms = [trial.prospect.need.room // trial.prospect.need.token for trial in (best, other)]
-    if rooms[0] > rooms[1] * (1 + _NOTICED):
+    if rooms[0] > rooms[1] and best.report.preemptions < other.report.preemptions:
         return f"a device has room for {rooms[0]} tokens of KV instead of {rooms[1]}"
+    # Where devices wait for requests, the last answer is there sooner.
+    if part := _most(mine, theirs, (1.0, 1.0)):
+        return _told(part, mine, theirs, (1.0, 1.0), best, other)
     return ""
+
+
+def _most(mine: Anatomy, theirs: Anatomy, scale: tuple[float, float]) -> str | None:
+    """The part of a step, or of a token's share of one, in which the best gains most."""
+    gains = {
+        part: getattr(theirs, part) * scale[1] - getattr(mine, part) * scale[0] for part in _PARTS
+    }
+    part = max(gains, key=lambda name: gains[name])
+    return part if gains[part] > _NOTICED * theirs.seconds * scale[1] else None
 
 
 def _told(

@@ -44,7 +44,7 @@ def _within(seconds: float, objective: float | None) -> bool:
 @dataclass(frozen=True, slots=True)
 class Report:
     """Rates are per second of `duration`, which is simulated time from the first arrival to the
-    last token.
+    last token; `begun` seconds after it the last answer had begun.
 
     `preemptions` gave up their memory, `swapped` of them to the tier below.  `stored_bytes` and
     `loaded_bytes` went down and up.  `busy` is the share of the time that devices computed (0 to
@@ -56,6 +56,7 @@ class Report:
     refused: int
     reasons: Mapping[str, int]
     duration: float
+    begun: float
     prompt_tokens: int
     output_tokens: int
     request_rate: float
@@ -95,6 +96,7 @@ class Report:
             refused=sum(each.refused is not None for each in served),
             reasons=dict(Counter(each.refused for each in served if each.refused).most_common(3)),
             duration=duration,
+            begun=max((each.arrival + each.ttft for each in done), default=began) - began,
             prompt_tokens=sum(each.prompt for each in done),
             output_tokens=output,
             request_rate=len(done) / duration if duration else 0.0,

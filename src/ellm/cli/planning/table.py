@@ -10,7 +10,8 @@ from ellm.sim.anatomy.transformer import Transformer
 
 # Rows of the table: who comes after them is in the report.
 MOST_ROWS = 12
-_HEADS = ("devices", "good req/s", "tokens/s", "TTFT p95", "TPOT p95", "J/token")
+_JUDGED = ("good req/s", "met")
+_HEADS = ("devices", *_JUDGED, "tokens/s", "TTFT p95", "TPOT p95", "J/token")
 
 
 def count_line(counts: Counts) -> str:
@@ -33,7 +34,7 @@ def rows(found: Found, transformer: Transformer, wish: Wish) -> Iterator[str]:
     names = [trial.plan.describe(transformer) for trial in shown]
     width = max(len(name) for name in names) + 2
     judged = wish.slo.ttft is not None or wish.slo.tpot is not None
-    heads = [head for head in _HEADS if judged or head != "good req/s"]
+    heads = [head for head in _HEADS if judged or head not in _JUDGED]
     yield "".join([f"{'plan':<{width}}", *(f"{head:>11}" for head in heads)])
     for trial, name in zip(shown, names, strict=True):
         cells = "".join(f"{cell:>11}" for cell in _cells(trial))
@@ -66,6 +67,8 @@ def _cells(trial: Trial) -> Iterator[str]:
     yield str(figures.devices)
     if figures.good_rate is not None:
         yield f"{figures.good_rate:.2f}"
+    if figures.met is not None:
+        yield f"{100 * figures.met:.1f} %"
     yield f"{figures.output_rate:.0f}"
     yield f"{1e3 * figures.ttft:.0f}"
     yield f"{1e3 * figures.tpot:.1f}"
