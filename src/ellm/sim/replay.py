@@ -154,7 +154,7 @@ def _engine(house: SimHouse, name: str, model: SimModel, scheduler: SchedulerCon
     )
     try:
         cost = None if model.expected is None else StepCost.informed(model.expected)
-        return Engine(scheduler, parts, executor, house.clock, cost=cost)
+        return model.engine(scheduler, parts, executor, house.clock, cost=cost)
     except BudgetError:
         parts.dispose()
         raise
