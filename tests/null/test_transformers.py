@@ -42,6 +42,7 @@ PUBLISHED = {
     "deepseek-v3": 671.0,
     "kimi-k2": 1026.0,
     "opt-13b": 12.85,
+    "yi-34b-200k": 34.39,
 }
 
 
