@@ -12,7 +12,6 @@ import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import blake2b
 from unittest.mock import patch
 
@@ -32,7 +31,6 @@ from ellm.core.units import KIB, ceil_div
 from ellm.engine import assembly
 from ellm.engine.engine import Engine
 from ellm.engine.fit import smallest_step
-from ellm.kv.geometry import choose_geometry
 from ellm.kv.layered import LayeredLot
 from ellm.kv.parking import Whereabouts
 from ellm.memory.drivers.null import NullDriver
@@ -218,9 +216,7 @@ class ParkedBench:
         self.stores: list[FaultyStore] = []
         self.tiers = self._tiers(tier)
         pinned = len(layers) // layers_per_group * chunk
-        with patch.object(
-            assembly, "choose_geometry", partial(choose_geometry, most_pinned=pinned)
-        ):
+        with patch.object(assembly, "most_pinned", lambda longest, layered: pinned):
             self.memory = assembly.assemble_memory(
                 self.pool, layers, memory, limits, tiers=self.tiers
             )

@@ -10,7 +10,7 @@ from ellm.core.config import ElasticPart, KvLayout, MemoryConfig, MemoryMode, Sc
 from ellm.core.layers import LayerSpec
 from ellm.kv.below import Below
 from ellm.kv.contiguous import ContiguousStore
-from ellm.kv.geometry import choose_geometry
+from ellm.kv.geometry import choose_geometry, most_pinned
 from ellm.kv.layered import LayeredLot
 from ellm.kv.manager import KvManager
 from ellm.kv.paged import PagedStore
@@ -87,7 +87,13 @@ def assemble_memory(
     prefixes = PrefixIndex(memory.block_size) if memory.prefix_caching else None
     warm = memory.uses(ElasticPart.WARM)
     fixed = memory.mode is MemoryMode.STATIC
-    geometry = choose_geometry(layers, pool.chunk_bytes)
+    layered = (
+        tiers is not None
+        and memory.uses(ElasticPart.LAYERS)
+        and memory.layout is KvLayout.CONTIGUOUS
+    )
+    longest = scheduler.max_model_len * sum(layer.token_bytes for layer in layers)
+    geometry = choose_geometry(layers, pool.chunk_bytes, most_pinned(longest, layered))
     store: Any
     if memory.layout is KvLayout.PAGED:
         store = PagedStore(pool, geometry, memory.block_size, owners.kv, warm)
@@ -98,7 +104,6 @@ def assemble_memory(
     room = Room(pool, balloon, owners, workspace, fixed)
     below: Below[Any] | None = None
     if tiers is not None:
-        layered = memory.uses(ElasticPart.LAYERS) and isinstance(store, ContiguousStore)
         below = Below(room, store, tiers, LayeredLot(store, tiers) if layered else None)
     kv: KvManager[Any] = KvManager(room, store, prefixes, below)
     return EngineMemory(memory, pool, balloon, owners, kv, workspace, store.span, tiers)

@@ -12,6 +12,10 @@ from ellm.core.units import MIB, ceil_div, round_up
 # A sequence of one token pins one chunk per group.  One mebibyte is small beside any model, and
 # still leaves small models on small chunks one layer a group, the kindest order for a cache line.
 MOST_PINNED_BYTES = MIB
+# Where layers come and go each for itself, it takes groups enough on large chunks too: as many as
+# pin this share of what the longest sequence takes, and no more bytes than that.
+LAYERED_SHARE = 64
+LAYERED_PINNED_BYTES = 32 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,13 @@ class KvGeometry:
     def contiguous_chunks(self, tokens: int, chunk_bytes: int) -> int:
         """Chunks that one contiguous sequence of `tokens` holds."""
         return self.groups * ceil_div(tokens * self.row_bytes, chunk_bytes)
+
+
+def most_pinned(longest: int, layered: bool) -> int:
+    """Bytes that a short sequence may pin where the longest has `longest` bytes."""
+    if not layered:
+        return MOST_PINNED_BYTES
+    return max(MOST_PINNED_BYTES, min(LAYERED_PINNED_BYTES, longest // LAYERED_SHARE))
 
 
 def choose_geometry(
