@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parked_scene import CONTEXT, LAYERS, ParkedBench, TierKind
 
-from ellm.core.config import MemoryConfig, SchedulerConfig
+from ellm.core.config import MemoryConfig, SchedulerConfig, SchedulingPolicy
 from ellm.core.plan import SequenceStep, StepPlan, StepShape
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
@@ -213,4 +213,36 @@ def test_one_alone_goes_on_layer_by_layer_when_its_rows_are_more_than_there_is()
     bench.pool.resize(bench.most)
     bench.drain()
     assert bench.engine.stats.preemptions == 0
+    bench.end()
+
+
+def crowd(chunks: int) -> ParkedBench:
+    """Whoever can start may pass those who cannot.  A prompt of sixty tokens takes two chunks of
+    each of eight groups, two windows of it four, and a step with it five more; from 65 on it is
+    three chunks."""
+    return ParkedBench(
+        MemoryConfig(chunk_bytes=4 * KIB),
+        SchedulerConfig(max_num_seqs=64, max_model_len=CONTEXT, policy=SchedulingPolicy.SLO),
+        TierKind(8000 * KIB, keeps=False),
+        chunks * 4 * KIB,
+        LAYERS[:1] * 8,
+    )
+
+
+def test_layers_of_those_who_wait_make_way_for_the_next_prompt() -> None:
+    bench = crowd(31)
+    bench.submit([0] * 60, 30)
+    bench.step()
+    bench.submit([1] * 60, 8)
+    while len(bench.tokens["r0", 0]) < 8:
+        bench.step()
+    layered = bench.layered
+    assert layered is not None
+    assert layered.resident == 6, "three of its groups, beside all that the first one needed"
+    bench.submit([2] * 28, 8)
+    bench.step()
+    assert len(bench.tokens["r2", 0]) == 1
+    assert layered.resident == 2
+    assert sorted(layered) == [1, 2]
+    bench.drain()
     bench.end()

@@ -59,15 +59,19 @@ class Below(Generic[Holding]):
     ) -> bool:
         """Let a new sequence keep only some layers in memory, as many as fit `tokens` tokens.
 
-        False if too few do, or the others would take longer than `seconds` to go below
-        (LayerKV, arXiv 2410.00428, equation 4), or have no room there.
+        None stay where others' must go below first.  False if not even windows fit then, or the
+        rest would take longer than `seconds` to go below (LayerKV, arXiv 2410.00428, equation 4),
+        or has no room there.
         """
         layers = self.layers
         if layers is None:
             return False
-        resident = layers.most_resident(tokens, self._room.spare(activation_bytes))
+        spare = self._room.spare(activation_bytes)
+        resident = layers.most_resident(tokens, spare)
         if resident < 0:
-            return False
+            if layers.most_resident(tokens, spare + layers.resident) < 0:
+                return False
+            resident = 0
         size = layers.bytes_away(resident, tokens)
         return self.tiers.store_seconds(size) <= seconds and layers.open(seq_id, resident, capacity)
 
