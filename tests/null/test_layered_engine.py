@@ -246,3 +246,16 @@ def test_layers_of_those_who_wait_make_way_for_the_next_prompt() -> None:
     assert sorted(layered) == [1, 2]
     bench.drain()
     bench.end()
+
+
+def test_any_number_may_wait_with_their_first_token_out() -> None:
+    bench = crowd(37)
+    bench.submit([0] * 60, 36)
+    bench.step()
+    for number in range(1, 25):
+        bench.submit([number] * 60, 8)
+    while ("r0", 0) not in bench.ended:
+        bench.step()
+    assert {name for name, _ in bench.tokens} == {f"r{number}" for number in range(25)}
+    bench.drain()
+    bench.end()

@@ -33,7 +33,7 @@ from ellm.scheduling.queue import WaitingQueue
 SMALLEST_CHUNK = 32
 # A prompt chunk above this many tokens is not worth a kept prefix: it only saves a little time.
 LARGE_CHUNK = 512
-# How many waiting sequences a step looks past that cannot start now.
+# How many newcomers a step looks past that cannot start now.  Who waits for its KV costs less.
 MOST_SKIPPED = 16
 _UNBOUNDED = 1 << 31
 
@@ -236,7 +236,7 @@ class Scheduler:
         insort(self.running, sequence, key=lambda s: s.order)
 
     def _admit(self, draft: Draft, now: float) -> None:
-        skipped = []
+        skipped, newcomers = [], 0
         for sequence in self.waiting.drain(now):
             active = len(self.running) + len(self.returning)
             if not draft.left or active >= self._config.max_num_seqs:
@@ -247,7 +247,8 @@ class Scheduler:
             elif not self._start(sequence, draft, now):
                 skipped.append(sequence)
                 self._wish(sequence)
-                if len(skipped) > MOST_SKIPPED or not self._may_pass(sequence, now):
+                newcomers += self._kv.where(sequence.seq_id) is None
+                if newcomers > MOST_SKIPPED or not self._may_pass(sequence, now):
                     break
         for sequence in skipped:
             self.waiting.push(sequence)
