@@ -259,3 +259,24 @@ def test_any_number_may_wait_with_their_first_token_out() -> None:
     assert {name for name, _ in bench.tokens} == {f"r{number}" for number in range(25)}
     bench.drain()
     bench.end()
+
+
+def test_a_step_asks_for_room_once_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = crowd(37)
+    bench.submit([0] * 60, 36)
+    bench.step()
+    for number in range(1, 25):
+        bench.submit([number] * 60, 8)
+    while len(bench.tokens) < 25:
+        bench.step()
+    kv, asked = bench.memory.kv, list[int]()
+    could_hold = kv.could_hold
+
+    def counted(tokens: int, soon: bool = True) -> bool:
+        asked.append(tokens)
+        return could_hold(tokens, soon)
+
+    monkeypatch.setattr(kv, "could_hold", counted)
+    bench.step()
+    assert kv.parked == 24
+    assert len(asked) <= 2, "one for those with 61 tokens, and one for who has 64"

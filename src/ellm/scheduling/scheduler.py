@@ -67,6 +67,7 @@ class Scheduler:
         self.returning: list[Sequence] = []
         self.waiting = WaitingQueue(policy.rank)
         self.preemptions = 0
+        self._too_many = _UNBOUNDED
 
     @property
     def has_work(self) -> bool:
@@ -237,6 +238,7 @@ class Scheduler:
 
     def _admit(self, draft: Draft, now: float) -> None:
         skipped, newcomers = [], 0
+        self._too_many = _UNBOUNDED
         for sequence in self.waiting.drain(now):
             active = len(self.running) + len(self.returning)
             if not draft.left or active >= self._config.max_num_seqs:
@@ -255,10 +257,18 @@ class Scheduler:
 
     def _wish(self, sequence: Sequence) -> None:
         """Remember who could not start for want of memory."""
-        if self._displacement is not None and not self._kv.could_hold(
-            len(sequence.tokens), soon=False
-        ):
+        if self._displacement is not None and not self._could_hold(len(sequence.tokens)):
             self._displacement.wish(sequence)
+
+    def _could_hold(self, tokens: int) -> bool:
+        """Whether memory has room, looked up once a step for those who are no shorter.
+
+        Admitting only takes memory, so what had none has none; what copies free meanwhile counts
+        in the next step.
+        """
+        if tokens < self._too_many and not self._kv.could_hold(tokens, soon=False):
+            self._too_many = tokens
+        return tokens < self._too_many
 
     def _may_pass(self, sequence: Sequence, now: float) -> bool:
         """Whether others may start before `sequence`, which cannot start now."""
@@ -273,7 +283,7 @@ class Scheduler:
             self._forget(sequence)
             where = None
         # A newcomer whose tokens would not fit now would be preempted soon, or preempt.
-        if self.running and not self._kv.could_hold(self._tokens_to_hold(sequence), soon=False):
+        if self.running and not self._could_hold(self._tokens_to_hold(sequence)):
             return where is None and self._start_layered(sequence, draft, now)
         if where is not None:
             return self._recall(sequence, draft, now)
