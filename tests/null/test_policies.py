@@ -378,6 +378,13 @@ def test_slow_tokens_shrink_the_buffer_and_late_first_ones_grow_it() -> None:
     assert buffer.size == 1000
 
 
+def test_a_quantile_is_where_the_first_few_are() -> None:
+    quantile = Quantile(0.1, start=1e4)
+    for number in range(1, 11):
+        quantile.observe(number)
+    assert quantile.value == 2
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_quantile_is_followed(share: float) -> None:
     rng = random.Random(0)
