@@ -367,15 +367,29 @@ def test_slow_tokens_shrink_the_buffer_and_late_first_ones_grow_it() -> None:
     for last in (0.0, 0.04, 0.08):  # met: 40 ms each
         policy.token(decoding(0, 5, 0.0, last), last + 0.04)
         policy.stepped(load, 0.04)
-    for last in (0.2, 0.3, 0.4):  # five tokens in more than 0.2 s after the first
-        policy.token(decoding(0, 5, 0.0, last), last + 0.04)
-        policy.token(decoding(1, 5, 0.0, last), last + 0.06)  # one of two is enough
+    for last in (0.24, 0.3, 0.4):  # four tokens in more than 0.25 s, and one to come at most
+        policy.token(decoding(0, 5, 0.0, last, most=6), last + 0.04)
+        policy.token(decoding(1, 5, 0.0, 0.1, most=6), 0.14)  # one of two is enough
         policy.stepped(load, 0.06)
     assert buffer.size == 500
     for number in range(3):
         policy.token(waiting(number), 1.1)
         policy.stepped(load, 0.06)
     assert buffer.size == 1000
+
+
+def test_a_pause_that_will_be_made_up_for_does_not_shrink_the_buffer() -> None:
+    buffer = LogicalBuffer(physical=1000, smallest=100)
+    policy = slo(buffer=buffer)
+    load = StepLoad().with_sequence(1, 10)
+    for _ in range(5):  # 1.8 s behind, of which each of some 120 tokens will save 0.04
+        policy.token(decoding(0, 5, 0.0, 1.96), 2.0)
+        policy.stepped(load, 0.04)
+    assert buffer.size == 1000
+    for _ in range(3):  # 5.8 s behind
+        policy.token(decoding(0, 5, 0.0, 5.96), 6.0)
+        policy.stepped(load, 0.04)
+    assert buffer.size == 500
 
 
 def test_a_quantile_is_where_the_first_few_are() -> None:

@@ -26,16 +26,26 @@ class Progress:
     sure: float
     likely: float
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether its tokens so far took longer than they may."""
+        return self.elapsed > self.tpot * self.past
+
+    def is_lost(self, pace: float) -> bool:
+        """Whether even the likely tokens, one every `pace` seconds, would not make up for what it
+        is behind."""
+        behind = self.elapsed - self.tpot * self.past
+        return behind > max(self.tpot - pace, 0.0) * self.likely
+
     def allowed_delay(self, pace: float) -> float:
         """Seconds by which it may be delayed if its tokens then come every `pace` seconds.
 
             tpot · (N past + N future) - (T past + T future)
 
         with the future tokens that are sure: what a mean promises cannot be spent.  Infinite if
-        the objective is lost: if even the likely tokens would not make up for what is behind.
+        the objective is lost.
         """
-        behind = self.elapsed - self.tpot * self.past
-        if behind > max(self.tpot - pace, 0.0) * self.likely:
+        if self.is_lost(pace):
             return math.inf
         return AIM * self.tpot * (self.past + self.sure) - (self.elapsed + pace * self.sure)
 

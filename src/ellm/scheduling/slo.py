@@ -173,10 +173,9 @@ class SloPolicy:
             if objectives.ttft is not None:
                 late = now > self._deadline(sequence)
                 self._ttft_breach = late or bool(self._ttft_breach)
-        elif objectives.tpot is not None and sequence.first_token is not None:
-            # By the mean so far: a sequence that was ahead may have paused in the tier below.
-            made = sequence.num_output - 1
-            slow = now - sequence.first_token > objectives.tpot * made
+        elif (progress := self.progress(sequence, now)) is not None:
+            # By the mean at the end: a sequence may have paused in the tier below, and catch up.
+            slow = progress.is_behind and progress.is_lost(self._cost.predict(self._beside))
             self._tpot_breach = slow or bool(self._tpot_breach)
 
     def stepped(self, load: StepLoad, seconds: float) -> None:
