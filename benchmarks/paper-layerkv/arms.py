@@ -54,8 +54,6 @@ ARMS = {
     "request-wise": Arm(mode=_STATIC, policy=_FCFS, aims=False, chunked=False),
     # The policy divides prompts, so that it is to be had with chunks only.
     "request-wise+slo": Arm(mode=_STATIC, policy=_SLO, aims=True),
-    # Without objectives that policy lets every prompt start as soon as memory allows.
-    "layer-wise": Arm(mode=_ELASTIC, policy=_SLO, aims=False),
     "layer-wise+slo": Arm(mode=_ELASTIC, policy=_SLO, aims=True),
     # What is left of it where whole requests go below, and no single layers.
     "parking+slo": Arm(

@@ -18,8 +18,9 @@ from harness.options import parser
 from harness.results import Trial, append
 
 HERE = Path(__file__).resolve().parent
-REQUESTS = {"context": 100, "rate": 400}
-QUICK = {"context": 16, "rate": 40}
+# Prompts of one length, and seconds for which conversations come.
+PROMPTS, QUICK_PROMPTS = 100, 16
+SECONDS, QUICK_SECONDS = 150.0, 10.0
 # What conversations may take: twice the limit of each side.
 CONVERSATION = 2048
 # Processes that simulate at once.
@@ -48,12 +49,13 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
 
 def simulated(job: Job) -> Trial:
     name, sweep, value, arm, asked = job
-    setting, count = SETTINGS[name], (QUICK if asked.quick else REQUESTS)[sweep]
+    setting = SETTINGS[name]
     if sweep == "context":
+        count = QUICK_PROMPTS if asked.quick else PROMPTS
         items = prompts(count, int(value), setting.rate, asked.seed)
         longest = max(setting.contexts) + OUTPUT
     else:
-        items = conversations(count, value, asked.seed)
+        items = conversations(QUICK_SECONDS if asked.quick else SECONDS, value, asked.seed)
         longest = CONVERSATION
     deployment = ARMS[arm].deployment(setting, longest, WISHED)
     report = simulate(Scenario(deployment=deployment, items=items, wished=WISHED)).report

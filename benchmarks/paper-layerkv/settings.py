@@ -28,8 +28,8 @@ OUTPUT = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """`devices` L20 share a model's layers.  Prompts of each of `contexts` come `rate` a second;
-    conversations come at each of `rates`."""
+    """`devices` L20 share each of a model's layers.  Prompts of each of `contexts` come `rate` a
+    second; conversations come at each of `rates`."""
 
     model: str
     devices: int
@@ -48,9 +48,9 @@ class Setting:
 
 
 SETTINGS = {
-    "7b": Setting(model="llama-2-7b", devices=1, rate=1.0, rates=(3, 4, 5, 6, 7)),
-    "34b": Setting(model="yi-34b-200k", devices=2, rate=0.5, rates=(2, 3, 4, 5, 6)),
-    "70b": Setting(model="llama-3.1-70b", devices=4, rate=0.5, rates=(2, 3, 4, 5, 6)),
+    "7b": Setting(model="llama-2-7b", devices=1, rate=0.7, rates=(4.0, 4.5, 5.0, 6.0)),
+    "34b": Setting(model="yi-34b-200k", devices=2, rate=0.4, rates=(3.0, 3.5, 4.0, 5.0)),
+    "70b": Setting(model="llama-3.1-70b", devices=4, rate=0.3, rates=(3.0, 4.0, 5.0, 6.0)),
 }
 
 
@@ -59,6 +59,7 @@ def prompts(count: int, context: int, rate: float, seed: int) -> list[Item]:
     return timed(fixed(count, context, OUTPUT), arrivals(count, rate, seed))
 
 
-def conversations(count: int, rate: float, seed: int) -> list[Item]:
-    """With the lengths of ShareGPT."""
+def conversations(seconds: float, rate: float, seed: int) -> list[Item]:
+    """With the lengths of ShareGPT, for about so many seconds."""
+    count = round(rate * seconds)
     return timed(drawn(count, *SHAREGPT, seed=seed), arrivals(count, rate, seed))
