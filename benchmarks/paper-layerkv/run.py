@@ -19,8 +19,8 @@ from harness.results import Trial, append
 
 HERE = Path(__file__).resolve().parent
 # Prompts of one length, and seconds for which conversations come.
-PROMPTS, QUICK_PROMPTS = 100, 16
-SECONDS, QUICK_SECONDS = 150.0, 10.0
+PROMPTS, QUICK_PROMPTS = 80, 16
+SECONDS, QUICK_SECONDS = 120.0, 10.0
 # What conversations may take: twice the limit of each side.
 CONVERSATION = 2048
 # Processes that simulate at once.
@@ -41,7 +41,7 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
     found: list[Job] = []
     for name in asked.settings:
         setting = SETTINGS[name]
-        for sweep, values in (("context", setting.contexts), ("rate", setting.rates)):
+        for sweep, values in (("rate", setting.rates), ("context", setting.contexts)):
             some = values[2:3] if asked.quick else values
             found += [(name, sweep, value, arm, asked) for value in some for arm in asked.arms]
     return found
