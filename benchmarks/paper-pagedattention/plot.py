@@ -41,7 +41,8 @@ def draw(run: Run, file: Path) -> None:
         axes[3 * number + 1].set_title(f"{name}: sequences at once, memory full")
         _memory(axes[3 * number + 2], name, at)
     axes[0].legend(fontsize=6.5, frameon=False, loc="upper left")
-    axes[2].legend(fontsize=6.5, frameon=False, loc="lower right")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncol": len(PARTS)}
+    axes[2].legend(fontsize=6.5, frameon=False, **below)
     save(figure, file, run, f"OPT-13B on one A100, in virtual time, seed {run['seed']}")
 
 
