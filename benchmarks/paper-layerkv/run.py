@@ -21,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 # Prompts of one length, and seconds for which conversations come.
 PROMPTS, QUICK_PROMPTS = 80, 16
 SECONDS, QUICK_SECONDS = 120.0, 10.0
+# What prompts of one length may have, so much do fixed shares allow for.
+LONGEST = 16384
 # What conversations may take: twice the limit of each side.
 CONVERSATION = 2048
 # Processes that simulate at once.
@@ -42,7 +44,7 @@ def jobs(asked: argparse.Namespace) -> list[Job]:
     for name in asked.settings:
         setting = SETTINGS[name]
         for sweep, values in (("rate", setting.rates), ("context", setting.contexts)):
-            some = values[2:3] if asked.quick else values
+            some = values[1:2] if asked.quick else values
             found += [(name, sweep, value, arm, asked) for value in some for arm in asked.arms]
     return found
 
@@ -53,7 +55,7 @@ def simulated(job: Job) -> Trial:
     if sweep == "context":
         count = QUICK_PROMPTS if asked.quick else PROMPTS
         items = prompts(count, int(value), setting.rate, asked.seed)
-        longest = max(setting.contexts) + OUTPUT
+        longest = LONGEST + OUTPUT
     else:
         items = conversations(QUICK_SECONDS if asked.quick else SECONDS, value, asked.seed)
         longest = CONVERSATION

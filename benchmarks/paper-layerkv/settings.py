@@ -35,7 +35,7 @@ class Setting:
     devices: int
     rate: float
     rates: Sequence[float]
-    contexts: Sequence[int] = (1024, 2048, 4096, 8192)
+    contexts: Sequence[int]
 
     @property
     def budget(self) -> int:
@@ -48,9 +48,27 @@ class Setting:
 
 
 SETTINGS = {
-    "7b": Setting(model="llama-2-7b", devices=1, rate=0.7, rates=(5.0, 6.0, 7.0)),
-    "34b": Setting(model="yi-34b-200k", devices=2, rate=0.4, rates=(4.0, 5.0, 6.0)),
-    "70b": Setting(model="llama-3.1-70b", devices=4, rate=0.3, rates=(5.0, 6.0, 7.0)),
+    "7b": Setting(
+        model="llama-2-7b",
+        devices=1,
+        rate=0.7,
+        rates=(5.0, 5.5, 5.75, 6.0, 7.0),
+        contexts=(1024, 2048, 2304, 2560, 3072, 4096),
+    ),
+    "34b": Setting(
+        model="yi-34b-200k",
+        devices=2,
+        rate=0.35,
+        rates=(4.0, 4.5, 5.0, 6.0),
+        contexts=(2048, 3072, 3584, 4096),
+    ),
+    "70b": Setting(
+        model="llama-3.1-70b",
+        devices=4,
+        rate=0.3,
+        rates=(4.0, 5.0, 6.0),
+        contexts=(1024, 2048, 4096),
+    ),
 }
 
 
