@@ -261,11 +261,7 @@ class Scheduler:
             self._displacement.wish(sequence)
 
     def _could_hold(self, tokens: int) -> bool:
-        """Whether memory has room, looked up once a step for those who are no shorter.
-
-        Admitting only takes memory, so what had none has none; what copies free meanwhile counts
-        in the next step.
-        """
+        """Whether memory has room: in one step what found none is not asked for again."""
         if tokens < self._too_many and not self._kv.could_hold(tokens, soon=False):
             self._too_many = tokens
         return tokens < self._too_many
