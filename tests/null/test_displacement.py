@@ -98,7 +98,7 @@ def served(displaces: bool) -> ParkedBench:
         while left and moment <= bench.clock.now():
             prompt = min(280, int(dice.lognormvariate(4.4, 0.7)) + 5)
             bench.submit([1] * prompt, min(200, int(dice.lognormvariate(4.1, 0.6)) + 2))
-            moment, left = moment + dice.expovariate(11), left - 1
+            moment, left = moment + dice.expovariate(13), left - 1
         bench.step()
     bench.drain()
     return bench
