@@ -33,8 +33,6 @@ def draw(run: Run, file: Path) -> None:
         lines(axis, {arm: points(mine, arm, sweep, name) for arm in ORDER if had(mine, arm)}, look)
         axis.set_title(f"{setting}: {FIGURES[name]}")
         axis.set_xlabel(AXES[sweep])
-        if sweep == "context":
-            axis.set_xscale("log", base=2)
         if name in LOGARITHMIC:
             axis.set_yscale("log")
         else:
