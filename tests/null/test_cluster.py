@@ -83,6 +83,15 @@ def test_who_comes_during_a_step_waits_for_its_end() -> None:
     assert second.first == 2.0
 
 
+def test_the_longest_time_between_tokens_is_that_of_another_prompt() -> None:
+    cost = Coefficients.even(token=0.1, step=1.0)
+    (alone,) = run([Item(10, 4)], cost=cost).served
+    first, second = run([Item(10, 4), Item(100, 1, arrival=0.5)], cost=cost).served
+    assert alone.longest == pytest.approx(1.1)
+    assert first.longest == pytest.approx(1.0 + 101 * 0.1)
+    assert second.longest == 0.0
+
+
 def test_a_pipeline_serves_as_many_lanes_as_stages_at_full_pace() -> None:
     plan = uniform(LLAMA, stages=2)
     alone, pair, trio = (

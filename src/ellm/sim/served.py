@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Served:
     """Times in seconds since the simulation began; None for what has not happened.
 
-    `ended` is when the client had the whole answer.  `refused` says why it was not served.
+    `longest` is the longest time between two tokens.  `ended` is when the client had the whole
+    answer.  `refused` says why it was not served.
     """
 
     arrival: float
@@ -18,13 +19,16 @@ class Served:
     output: int = 0
     first: float | None = None
     last: float | None = None
+    longest: float = 0.0
     cached: int = 0
     ended: float | None = None
     refused: str | None = None
 
     def token(self, now: float) -> None:
-        if self.first is None:
+        if self.last is None:
             self.first = now
+        elif now - self.last > self.longest:
+            self.longest = now - self.last
         self.last = now
         self.output += 1
 
