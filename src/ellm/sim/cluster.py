@@ -9,6 +9,7 @@ from enum import Enum
 
 from ellm.core.errors import RequestError
 from ellm.engine.engine import Engine
+from ellm.sim.affinity import Affinity
 from ellm.sim.arriving import reaching, request_of
 from ellm.sim.devices.device import Overhead
 from ellm.sim.lane import Lane
@@ -21,10 +22,18 @@ Progress = Callable[[float, int], None]
 
 
 class Dispatch(Enum):
-    """Which engine a request goes to: each in turn, or the one with the fewest tokens to do."""
+    """Which engine a request goes to.
+
+    ROUND_ROBIN   each in turn
+    LEAST_LOADED  the one with the fewest tokens to do
+    PREFIX        the one with the fewest, counting those of the request that it has not served
+                  yet: with a cache of prefixes, the one that will have done it first (Mooncake,
+                  arXiv 2407.00079, algorithm 1)
+    """
 
     ROUND_ROBIN = "round-robin"
     LEAST_LOADED = "least-loaded"
+    PREFIX = "prefix"
 
 
 @dataclass(slots=True)
@@ -51,7 +60,8 @@ class Cluster:
     timeline: Timeline[Sample] = field(default_factory=Timeline)
     served: list[Served] = field(default_factory=list)
     _seats: list[_Seat] = field(init=False)
-    _asked: list[tuple[Item, _Seat]] = field(default_factory=list)
+    _asked: list[tuple[_Seat, int]] = field(default_factory=list)
+    _affinity: Affinity = field(init=False)
     _turn: int = 0
     _ended: int = 0
 
@@ -59,6 +69,7 @@ class Cluster:
         self._seats = [
             _Seat(engine, number) for number, lane in enumerate(self.lanes) for engine in lane.ranks
         ]
+        self._affinity = Affinity(len(self._seats))
 
     @property
     def engines(self) -> list[Engine]:
@@ -92,11 +103,11 @@ class Cluster:
 
     def _arrive(self, now: float, item: Item) -> int | None:
         """Hand a request to an engine; the number of its lane if that was asleep."""
-        seat = self._choose()
+        seat, tokens = self._choose(item)
         number = len(self.served)
         served = Served(item.arrival, item.prompt_tokens, item.model or 0)
         self.served.append(served)
-        self._asked.append((item, seat))
+        self._asked.append((seat, tokens))
         lane = self.lanes[seat.lane]
         asleep = not lane.has_work
         if asleep:
@@ -107,18 +118,23 @@ class Cluster:
             served.refused = str(error)
             self._ended += 1
             return None
-        seat.load += item.prompt_tokens + item.output_tokens
+        seat.load += tokens
         return seat.lane if asleep else None
 
-    def _choose(self) -> _Seat:
-        count = len(self._seats)
-        if self.dispatch is Dispatch.LEAST_LOADED and count > 1:
-            order = (self._seats[(self._turn + i) % count] for i in range(count))
-            chosen = min(order, key=lambda seat: seat.load)
-        else:
-            chosen = self._seats[self._turn % count]
+    def _choose(self, item: Item) -> tuple[_Seat, int]:
+        """Where the item goes, and how many tokens there are to do there for it."""
+        count, tokens = len(self._seats), item.prompt_tokens + item.output_tokens
+        known = [0] * count
+        if self.dispatch is Dispatch.PREFIX:
+            known = self._affinity.known(item)
+        order = [(self._turn + i) % count for i in range(count)]
+        chosen = order[0]
+        if self.dispatch is not Dispatch.ROUND_ROBIN:
+            chosen = min(order, key=lambda place: self._seats[place].load - known[place])
+        if self.dispatch is Dispatch.PREFIX:
+            self._affinity.serve(item, chosen)
         self._turn += 1
-        return chosen
+        return self._seats[chosen], tokens - known[chosen]
 
     def _step(self, number: int) -> None:
         lane = self.lanes[number]
@@ -132,8 +148,8 @@ class Cluster:
             if news.token is not None:
                 served.token(lane.clock.now() + self.overhead.output_token)
             if news.finish_reason is not None:
-                item, seat = self._asked[place]
-                seat.load -= item.prompt_tokens + item.output_tokens
+                seat, tokens = self._asked[place]
+                seat.load -= tokens
                 served.cached = news.cached_tokens
                 served.ended = lane.clock.now() + after
                 self._ended += 1
