@@ -26,8 +26,7 @@ def balanced(demands: Sequence[Demand], devices: int, room: int | None = None) -
     each where least weighs yet; with `room` bytes a device only where it still fits, and nowhere
     if it fits none.
     """
-    size, work = sum(d.size for d in demands) or 1, sum(d.work for d in demands) or 1.0
-    weights = [d.size / size + d.work / work for d in demands]
+    weights = _weights(demands)
     places: list[list[int]] = [[] for _ in range(devices)]
     for number in sorted(range(len(demands)), key=lambda number: -weights[number]):
         fitting = [
@@ -38,6 +37,11 @@ def balanced(demands: Sequence[Demand], devices: int, room: int | None = None) -
         if fitting:
             min(fitting, key=lambda place: sum(weights[n] for n in place)).append(number)
     return [sorted(place) for place in places]
+
+
+def _weights(demands: Sequence[Demand]) -> list[float]:
+    size, work = sum(d.size for d in demands) or 1, sum(d.work for d in demands) or 1.0
+    return [d.size / size + d.work / work for d in demands]
 
 
 def housed(demands: Sequence[Demand], devices: int, room: int) -> list[list[int]]:
@@ -51,3 +55,13 @@ def housed(demands: Sequence[Demand], devices: int, room: int) -> list[list[int]
         if sum(map(len, places)) == len(staying):
             return [sorted(staying[n] for n in place) for place in places]
         staying.pop()
+
+
+def crowded(demands: Sequence[Demand], devices: int, room: int) -> list[list[int]]:
+    """As `housed`, and those that would stay away are where least weighs, to take turns there."""
+    weights = _weights(demands)
+    places = housed(demands, devices, room)
+    away = set(range(len(demands))).difference(*places)
+    for number in sorted(away, key=lambda number: -weights[number]):
+        min(places, key=lambda place: sum(weights[n] for n in place)).append(number)
+    return [sorted(place) for place in places]
