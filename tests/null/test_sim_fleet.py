@@ -112,6 +112,16 @@ def test_nobody_yields_to_a_model_whose_weights_would_not_fit_anyway() -> None:
     assert SLICE < served.ttft < SLICE + 1.0
 
 
+def test_nobody_sleeps_for_a_model_whose_weights_would_not_fit_anyway() -> None:
+    home = household(120, member("a", 60), member("b", 70), member("c", 20))
+    asked = [(0.05, 2)] + [(0.1 * n, 0) for n in range(30)] + [(1.0, 1), (2.5, 2)]
+    home.run([Item(20, 30, arrival=at, model=model) for at, model in sorted(asked)])
+    # What c is asked while a runs and b waits it answers at once.
+    late = [each.ttft for each in home.served if each.model == 2]
+    assert late[1] < 10 * STEP
+    assert all(each.finished for each in home.served)
+
+
 def test_a_request_above_the_context_is_refused_and_others_are_served() -> None:
     home = household(100, member("a", 10))
     home.run([Item(80, 5), Item(20, 5, arrival=0.1)])

@@ -4,10 +4,11 @@ A model that is wanted and asleep claims room for its weights.  Room comes from 
 that is not enough, the others give way in steps, each after a longer wait:
 
     at once        models without requests go to sleep, the one unused for longest first
-    YIELD_AFTER    running sequences give up their KV for a while, one at a time, if that will do
+    YIELD_AFTER    running sequences give up their KV for a while, one at a time
     SLICE          a model that has been awake that long goes to sleep with its requests waiting
 
-so that models that do not fit together take turns, and nobody waits for ever.
+so that models that do not fit together take turns, and nobody waits for ever.  Before the last of
+these nobody gives anything up where that would not be enough.
 """
 
 from __future__ import annotations
@@ -332,23 +333,30 @@ class Residency:
             claim.then(None, None)
 
     def _has_room(self, claim: Claim, now: float) -> bool:
+        """Whether the claim has room now, or once others have given way as it has waited long.
+
+        Nobody gives way where that would not do.
+        """
         wants = {claim.weights.owner: claim.weights.chunks}
+        make_room = partial(self._balloon.make_room, lambda: wants, claim.weights.group)
+        if make_room(Cost.PREFIX):
+            return True
         waited = now - claim.since
-        if waited < SLICE and not self._yielding_helps(claim):
-            waited = 0.0
-        while not self._balloon.make_room(lambda: wants, claim.weights.group):
+        if waited < SLICE and not self._could_have(claim, yielding=waited >= YIELD_AFTER):
+            return False
+        while not make_room():
             if not self.give_way(None, waited):
                 return False
         return True
 
-    def _yielding_helps(self, claim: Claim) -> bool:
-        """Whether there would be room if no sequence ran.
-
-        Where the weights that stay leave none, those who yield would do so for nothing, again and
-        again until somebody's time is up.
-        """
+    def _could_have(self, claim: Claim, yielding: bool) -> bool:
+        """Whether there is room when all idle models sleep and, if `yielding`, nobody runs."""
+        ledger = self._pool.ledger
         staying = [model for model in self._models.values() if not self.spare_of(model)]
-        held = sum(self._pool.held(model.weights.owner) for model in staying)
+        held = sum(
+            ledger.held(model.weights.owner) if yielding else ledger.group_held(model.name)
+            for model in staying
+        )
         return claim.weights.chunks <= self._pool.total - held
 
     def give_way(self, besides: Model | None, waited: float) -> bool:
