@@ -122,6 +122,17 @@ def test_nobody_sleeps_for_a_model_whose_weights_would_not_fit_anyway() -> None:
     assert all(each.finished for each in home.served)
 
 
+@pytest.mark.parametrize(("left", "together"), [(10, False), (40, True)])
+def test_models_take_turns_whose_weights_leave_nothing_to_work_with(
+    left: int, together: bool
+) -> None:
+    home = household(1000, member("a", 400), member("b", 600 - left), load_seconds=0.001)
+    home.run([Item(20, 40, arrival=0.1 * n, model=n % 2) for n in range(40)])
+    assert all(each.finished for each in home.served)
+    both = [min(sample.held) >= 400 * CHUNK for sample in home.timeline.samples]
+    assert any(both) is together
+
+
 def test_a_request_above_the_context_is_refused_and_others_are_served() -> None:
     home = household(100, member("a", 10))
     home.run([Item(80, 5), Item(20, 5, arrival=0.1)])

@@ -42,6 +42,9 @@ RETRY = 0.05
 SPARED = 5.0
 # How long the first in line waits before running sequences must yield to it, in seconds.
 YIELD_AFTER = 0.5
+# The share of the pool that is to be free beside the weights of whoever wakes: where weights take
+# the last chunk, those who run preempt each other for every token.
+HEADROOM = 0.03
 # How long a model may keep its weights while another waits for their room, in seconds.
 SLICE = 5.0
 
@@ -337,7 +340,7 @@ class Residency:
 
         Nobody gives way where that would not do.
         """
-        wants = {claim.weights.owner: claim.weights.chunks}
+        wants = {claim.weights.owner: self._wanted(claim.weights)}
         make_room = partial(self._balloon.make_room, lambda: wants, claim.weights.group)
         if make_room(Cost.PREFIX):
             return True
@@ -357,7 +360,12 @@ class Residency:
             ledger.held(model.weights.owner) if yielding else ledger.group_held(model.name)
             for model in staying
         )
-        return claim.weights.chunks <= self._pool.total - held
+        return self._wanted(claim.weights) <= self._pool.total - held
+
+    def _wanted(self, weights: ModelWeights) -> int:
+        """Chunks for weights and some to work with, as far as it can ever have them."""
+        most = self._pool.ledger.reach(weights.owner)
+        return min(most, weights.chunks + int(HEADROOM * self._pool.total))
 
     def give_way(self, besides: Model | None, waited: float) -> bool:
         """Have others give up something for one who has `waited` so many seconds; whether they did.
