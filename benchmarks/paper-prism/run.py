@@ -1,0 +1,110 @@
+"""27 models on few devices: lent memory, fixed shares, shared KV, and one model at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from arms import ARMS
+from household import MODELS, REQUESTS, SHAPES, lodgers, workload
+from trial import line, trial
+
+from ellm.sim.devices.known import find_device
+from harness.options import parser
+from harness.results import append
+
+HERE = Path(__file__).resolve().parent
+# Objectives are so many times what 95 of 100 requests of a model take alone.
+SCALE = 10.0
+# How many times as fast as recorded the trace comes, on COUNT devices.
+SPEEDS, COUNT = (2.0, 4.0, 8.0, 12.0), 4
+# On how many devices it comes at SPEED.
+DEVICES, SPEED = (2, 3, 4, 5), 4.0
+DEVICE = "H100"
+# What Prism asks of a system: so many of its requests in time.
+GOAL = 0.99
+
+
+def points(speeds: Sequence[float], devices: Sequence[int]) -> list[tuple[int, float]]:
+    """Devices and speed of every trial, each once."""
+    return list(dict.fromkeys([*((COUNT, s) for s in speeds), *((n, SPEED) for n in devices)]))
+
+
+def fastest(trials: Sequence[dict[str, Any]], arm: str) -> float:
+    """The highest speed up to which the goal is reached on COUNT devices; 0 if it is at none."""
+    found = 0.0
+    own = [t for t in trials if t["arm"] == arm and t["devices"] == COUNT]
+    for one in sorted(own, key=lambda t: float(t["speed"])):
+        if one["attainment"] < GOAL:
+            break
+        found = one["speed"]
+    return found
+
+
+def table(trials: Sequence[dict[str, Any]]) -> str:
+    """The run in Markdown."""
+    rows = [
+        "| devices | speed | arm | attainment | TTFT | TPOT | unserved | goodput /s "
+        "| TTFT p50 / p99 ms | TPOT p50 / p99 ms | loads |",
+        "| --: | --: | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    rows += [
+        f"| {t['devices']} | {t['speed']:g} | {t['arm']} | {t['attainment']:.1%} "
+        f"| {t['ttft_attainment']:.1%} | {t['tpot_attainment']:.1%} | {t['unserved']} "
+        f"| {t['goodput']:.2f} | {1e3 * t['ttft_p50']:.0f} / {1e3 * t['ttft_p99']:.0f} "
+        f"| {1e3 * t['tpot_p50']:.1f} / {1e3 * t['tpot_p99']:.1f} | {t['loads']} |"
+        for t in trials
+    ]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    options = parser(__doc__ or "", HERE, list(ARMS), rounds=1)
+    options.add_argument("--device", default=DEVICE)
+    options.add_argument("--devices", type=_counts, default=DEVICES, help="at one speed")
+    options.add_argument("--speeds", type=_numbers, default=SPEEDS, help="on a few devices")
+    options.add_argument("--scale", type=float, default=SCALE, help="of objectives")
+    options.add_argument("--requests", type=int, default=REQUESTS, help="the beginning of it")
+    asked = options.parse_args()
+    if asked.quick:
+        asked.requests, asked.speeds, asked.devices = 150, (SPEED,), (2,)
+    device, models = find_device(asked.device), lodgers(asked.device)
+    trials: list[dict[str, Any]] = []
+    for devices, speed in points(asked.speeds, asked.devices):
+        items = workload(asked.requests, speed)
+        for name in asked.arms:
+            series = (devices, speed) == (COUNT, SPEED)
+            found = trial(name, models, device, devices, items, asked.scale, series)
+            trials.append({"speed": speed, **found})
+            print(line(trials[-1]), file=sys.stderr)
+    append(
+        asked.output,
+        seed=asked.seed,
+        trials=trials,
+        device=asked.device,
+        scale=asked.scale,
+        count=COUNT,
+        speed=SPEED,
+        requests=asked.requests,
+        shapes=[SHAPES[number % len(SHAPES)] for number in range(MODELS)],
+        alone=[[round(m.alone.ttft or 0, 5), round(m.alone.tpot or 0, 5)] for m in models],
+    )
+    print(table(trials))
+    reached = {name: fastest(trials, name) for name in asked.arms}
+    print(f"{GOAL:.0%} on {COUNT} devices up to so many times the recorded rate: {reached}")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    main()
