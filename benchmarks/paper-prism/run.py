@@ -10,7 +10,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from arms import ARMS
-from household import MODELS, REQUESTS, SHAPES, lodgers, workload
+from household import MODELS, SHAPES, lodgers, workload
 from trial import line, trial
 
 from ellm.sim.devices.known import find_device
@@ -21,10 +21,12 @@ HERE = Path(__file__).resolve().parent
 # Objectives are so many times what 95 of 100 requests of a model take alone.
 SCALE = 10.0
 # How many times as fast as recorded the trace comes, on COUNT devices.
-SPEEDS, COUNT = (2.0, 4.0, 8.0, 12.0), 4
+SPEEDS, COUNT = (2.0, 4.0, 6.0, 8.0, 12.0), 4
 # On how many devices it comes at SPEED.
-DEVICES, SPEED = (2, 3, 4, 5), 4.0
+DEVICES, SPEED = (3, 4), 4.0
 DEVICE = "H100"
+# Half of the trace, five minutes as recorded.
+REQUESTS = 750
 # What Prism asks of a system: so many of its requests in time.
 GOAL = 0.99
 
