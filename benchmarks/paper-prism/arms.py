@@ -45,7 +45,8 @@ ARMS: Mapping[str, Arm] = {
 def places(arm: Arm, models: Sequence[Lodger], device: Device, count: int) -> list[list[int]]:
     """Which models are on which of `count` devices.
 
-    As many as fit with one context each, and the others too where weights may go.
+    As many as fit with one context each, and the others too where weights may go.  They are loaded
+    in that order, so that those who are asked most are there in the beginning.
     """
     demands, room = (
         [Demand(least(m, arm.fixed), m.rate) for m in models],

@@ -20,10 +20,11 @@ from harness.results import append
 HERE = Path(__file__).resolve().parent
 # Objectives are so many times what 95 of 100 requests of a model take alone.
 SCALE = 10.0
-# How many times as fast as recorded the trace comes, on COUNT devices.
-SPEEDS, COUNT = (2.0, 4.0, 6.0, 8.0, 12.0), 4
-# On how many devices it comes at SPEED.
-DEVICES, SPEED = (3, 4), 4.0
+# How many times as fast as recorded the trace comes, by the number of devices: four hold the
+# weights of nearly all models at once, three do not.
+SWEEPS = {4: (2.0, 4.0, 6.0, 8.0, 12.0), 3: (2.0, 4.0, 8.0)}
+# Where memory is drawn over time.
+DRAWN = (3, 4.0)
 DEVICE = "H100"
 # Half of the trace, five minutes as recorded.
 REQUESTS = 750
@@ -31,15 +32,10 @@ REQUESTS = 750
 GOAL = 0.99
 
 
-def points(speeds: Sequence[float], devices: Sequence[int]) -> list[tuple[int, float]]:
-    """Devices and speed of every trial, each once."""
-    return list(dict.fromkeys([*((COUNT, s) for s in speeds), *((n, SPEED) for n in devices)]))
-
-
-def fastest(trials: Sequence[dict[str, Any]], arm: str) -> float:
-    """The highest speed up to which the goal is reached on COUNT devices; 0 if it is at none."""
+def fastest(trials: Sequence[dict[str, Any]], arm: str, devices: int) -> float:
+    """The highest speed up to which the goal is reached; 0 if it is at none."""
     found = 0.0
-    own = [t for t in trials if t["arm"] == arm and t["devices"] == COUNT]
+    own = [t for t in trials if t["arm"] == arm and t["devices"] == devices]
     for one in sorted(own, key=lambda t: float(t["speed"])):
         if one["attainment"] < GOAL:
             break
@@ -67,19 +63,20 @@ def table(trials: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     options = parser(__doc__ or "", HERE, list(ARMS), rounds=1)
     options.add_argument("--device", default=DEVICE)
-    options.add_argument("--devices", type=_counts, default=DEVICES, help="at one speed")
-    options.add_argument("--speeds", type=_numbers, default=SPEEDS, help="on a few devices")
+    options.add_argument("--devices", type=_counts, default=tuple(SWEEPS))
+    options.add_argument("--speeds", type=_numbers, default=None, help="on any number of devices")
     options.add_argument("--scale", type=float, default=SCALE, help="of objectives")
     options.add_argument("--requests", type=int, default=REQUESTS, help="the beginning of it")
     asked = options.parse_args()
     if asked.quick:
-        asked.requests, asked.speeds, asked.devices = 150, (SPEED,), (2,)
+        asked.requests, asked.speeds, asked.devices = 150, (4.0,), (3, 4)
     device, models = find_device(asked.device), lodgers(asked.device)
     trials: list[dict[str, Any]] = []
-    for devices, speed in points(asked.speeds, asked.devices):
+    swept = {n: asked.speeds or SWEEPS.get(n, SWEEPS[4]) for n in asked.devices}
+    for devices, speed in [(n, speed) for n, speeds in swept.items() for speed in speeds]:
         items = workload(asked.requests, speed)
         for name in asked.arms:
-            series = (devices, speed) == (COUNT, SPEED)
+            series = (devices, speed) == DRAWN
             found = trial(name, models, device, devices, items, asked.scale, series)
             trials.append({"speed": speed, **found})
             print(line(trials[-1]), file=sys.stderr)
@@ -89,15 +86,15 @@ def main() -> None:
         trials=trials,
         device=asked.device,
         scale=asked.scale,
-        count=COUNT,
-        speed=SPEED,
+        drawn=DRAWN,
         requests=asked.requests,
         shapes=[SHAPES[number % len(SHAPES)] for number in range(MODELS)],
         alone=[[round(m.alone.ttft or 0, 5), round(m.alone.tpot or 0, 5)] for m in models],
     )
     print(table(trials))
-    reached = {name: fastest(trials, name) for name in asked.arms}
-    print(f"{GOAL:.0%} on {COUNT} devices up to so many times the recorded rate: {reached}")
+    for devices in asked.devices:
+        reached = {name: fastest(trials, name, devices) for name in asked.arms}
+        print(f"{GOAL:.0%} on {devices} devices up to so many times the recorded rate: {reached}")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
