@@ -12,7 +12,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 BENCHMARKS := engine step simulation elastic-throughput slo layouts sharing multi-model gmlake overhead tier-io \
-	fragmentation nimble validation published-h100 plan paper-ellm paper-pagedattention paper-layerkv
+	fragmentation nimble validation published-h100 plan paper-ellm paper-pagedattention paper-layerkv paper-prism paper-mooncake
 
 # Another library beside the first, where there was a compiler: products in tiles of AMX, in software.
 MODELLED = $(firstword $(wildcard build/*-*/modelled))

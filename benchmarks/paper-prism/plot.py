@@ -39,16 +39,10 @@ def scales(trials: Sequence[Trial], **only: float) -> Points:
     }
 
 
-def attained(axis: Any, series: Points, look: Mapping[str, Style], title: str) -> None:
+def attained(axis: Any, series: Points, look: Mapping[str, Style]) -> None:
     lines(axis, series, look)
     axis.axhline(GOAL, color="#9aa5b1", linewidth=0.6)
-    axis.set(title=title, ylim=(0, 1.04))
-
-
-def ticks(axis: Any, values: Sequence[float]) -> None:
-    axis.set_xscale("log")
-    axis.set_xticks(list(values), [f"{value:g}" for value in values])
-    axis.minorticks_off()
+    axis.set_ylim(0, 1.04)
 
 
 def memory(axis: Any, trial: Trial) -> float:
@@ -77,34 +71,32 @@ def memory(axis: Any, trial: Trial) -> float:
 def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDED
     run = load(file)[-1]
-    trials, count, speed = run["trials"], run["count"], run["speed"]
+    trials, (few, speed) = run["trials"], run["drawn"]
     look = styles(list(dict.fromkeys(trial["arm"] for trial in trials)))
-    speeds = sorted({trial["speed"] for trial in trials})
+    counts = list(dict.fromkeys(trial["devices"] for trial in trials))
     figure, axes = panels(2, 3, width=11.0)
-    for axis, name in zip(axes, ("attainment", "goodput"), strict=False):
-        lines(axis, points(trials, "speed", name, devices=count), look)
-        ticks(axis, speeds)
+    for axis, devices in zip(axes, counts, strict=False):
+        attained(axis, points(trials, "speed", "attainment", devices=devices), look)
+        axis.set_title(f"share within both objectives, {devices} devices")
+    lines(axes[2], points(trials, "speed", "goodput", devices=few), look)
+    axes[2].set(title=f"requests/s within both, {few} devices", ylim=(0, None))
+    for axis in axes[:3]:
         axis.set_xlabel("times the recorded rate")
-    axes[0].axhline(GOAL, color="#9aa5b1", linewidth=0.6)
-    axes[0].set(title=f"within both objectives, {count} devices", ylim=(0, 1.04))
     axes[0].legend(frameon=False, fontsize=7, loc="lower left")
-    axes[1].set(title=f"requests/s within both, {count} devices", ylim=(0, None))
-    series = points(trials, "devices", "attainment", speed=speed)
-    attained(axes[2], series, look, f"within both objectives, {speed:g} x the rate")
-    axes[2].set_xlabel("devices")
-    series = scales(trials, devices=count, speed=speed)
-    attained(axes[3], series, look, f"by objectives, {count} devices, {speed:g} x the rate")
-    ticks(axes[3], [2, 5, 10, 20, 50, 100])
+    attained(axes[3], scales(trials, devices=few, speed=speed), look)
+    axes[3].set_xscale("log")
+    axes[3].set_xticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])
+    axes[3].minorticks_off()
+    axes[3].set(title=f"by objectives, {few} devices, {speed:g} x the rate")
     axes[3].set_xlabel("times what a model takes alone")
     drawn = {trial["arm"]: trial for trial in trials if trial["memory"]}
     highest = 0.0
     for axis, arm in zip(axes[4:], ("elastic", "static"), strict=True):
         if arm in drawn:
             highest = max(highest, memory(axis, drawn[arm]))
-            title = f"GiB held on one of {drawn[arm]['devices']}, {arm}, {drawn[arm]['speed']:g} x"
-            axis.set_title(title)
+        axis.set_title(f"GiB held on one of {few} devices, {arm}, {speed:g} x")
     for axis in axes[4:]:
-        axis.set_ylim(0, 1.35 * highest)
+        axis.set_ylim(0, 1.4 * highest)
     caption = (
         f"27 models on {run['device']}, objectives {run['scale']:g} x what a model takes alone"
     )

@@ -44,7 +44,7 @@ SPARED = 5.0
 YIELD_AFTER = 0.5
 # The share of the pool that is to be free beside the weights of whoever wakes: where weights take
 # the last chunk, those who run preempt each other for every token.
-HEADROOM = 0.03
+HEADROOM = 0.02
 # How long a model may keep its weights while another waits for their room, in seconds.
 SLICE = 5.0
 
