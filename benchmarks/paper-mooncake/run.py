@@ -20,7 +20,7 @@ from harness.results import append
 HERE = Path(__file__).resolve().parent
 PARTS = ("rates", "nodes", "capacity")
 # Of `rates`: the beginning of the trace on one node, requests a second.
-REQUESTS, RATES = 700, (0.2, 0.35, 0.5)
+REQUESTS, RATES = 1000, (0.2, 0.35, 0.5)
 # Arms with objectives come at this rate alone: their steps take the processor four times as long.
 PACED = 0.35
 # Of `nodes`: its beginning as recorded, on the nodes that Mooncake replayed it on.
