@@ -24,7 +24,8 @@ FIGURES: Mapping[str, Callable[[Trial], float]] = {
     "output tokens/s": lambda trial: trial["output_rate"],
     "TTFT within 30 s, TPOT within 100 ms": lambda trial: trial["effective"]["100"]["mean"],
 }
-LOGARITHMIC = {"median TTFT, s", "p99 TTFT, s"}
+# Ticks of the logarithmic ones.
+TICKS = {"median TTFT, s": (1, 3, 10, 30, 100), "p99 TTFT, s": (30, 50, 100, 200)}
 
 
 def over_rates(axis: Any, trials: Sequence[Trial], title: str) -> None:
@@ -36,8 +37,10 @@ def over_rates(axis: Any, trials: Sequence[Trial], title: str) -> None:
     }
     lines(axis, series, styles(arms))
     axis.set(title=title, xlabel="requests/s, one node")
-    if title in LOGARITHMIC:
+    if title in TICKS:
         axis.set_yscale("log")
+        axis.set_yticks(TICKS[title], [str(tick) for tick in TICKS[title]])
+        axis.minorticks_off()
     else:
         axis.set_ylim(bottom=0)
 
@@ -46,11 +49,11 @@ def over_nodes(axis: Any, run: Run) -> None:
     """Mean TTFT of each way to choose a node: ours, and those that were published."""
     trials = [trial for trial in run["trials"] if trial["part"] == "nodes"]
     ours = {trial["dispatch"]: trial["ttft_mean"] for trial in trials}
-    theirs = {f"Mooncake, {name}": seconds for name, seconds in PUBLISHED.items()}
+    theirs = {f"{name} *": seconds for name, seconds in PUBLISHED.items()}
     values = {**ours, **theirs}
     look = dict.fromkeys(ours, STYLES[0]) | dict.fromkeys(theirs, STYLES[2])
     bars(axis, values, look)
-    axis.set_title(f"mean TTFT on {trials[0]['nodes']} nodes, s")
+    axis.set_title(f"mean TTFT on {trials[0]['nodes']} nodes, s (* Mooncake's)")
 
 
 def main() -> None:
@@ -60,7 +63,7 @@ def main() -> None:
     trials = [trial for trial in run["trials"] if trial["part"] == "rates"]
     for axis, title in zip(axes, FIGURES, strict=False):
         over_rates(axis, trials, title)
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[3].legend(frameon=False, fontsize=7, loc="lower right")
     over_nodes(axes[5], run)
     caption = f"Mooncake's conversations, {run['model']} on nodes of {run['width']} {run['device']}"
     save(figure, file.with_name("paper-mooncake.svg"), run, caption)
