@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 SCALE = 10.0
 # How many times as fast as recorded the trace comes, by the number of devices: four hold the
 # weights of nearly all models at once, three do not.
-SWEEPS = {4: (2.0, 4.0, 6.0, 8.0, 12.0), 3: (2.0, 4.0, 8.0)}
+SWEEPS = {4: (2.0, 3.0, 4.0, 7.0, 8.0, 12.0), 3: (2.0, 4.0, 8.0)}
 # Where memory is drawn over time.
 DRAWN = (3, 4.0)
 DEVICE = "H100"
