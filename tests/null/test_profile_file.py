@@ -227,6 +227,20 @@ def test_a_known_processor_is_its_own_host_and_a_gpu_is_not() -> None:
     assert chunks == [64 * KIB, CHUNK_BYTES]
 
 
+def test_a_floor_under_prompts_is_kept_in_the_file_and_simulated(tmp_path: Path) -> None:
+    """One with a prompt takes a second; those that decode after it do not."""
+    floored = replace(PROFILE, launched=Coefficients.even(step=1.0))
+    floored.save(tmp_path / "profile.json")
+    read = Profile.load(tmp_path / "profile.json")
+    assert read.launched == floored.launched
+    (served,) = simulate(
+        Scenario(deployment=Deployment.by_profile(BASE, read), items=[Item(10, 5)])
+    ).served
+    assert served.ttft == pytest.approx(1.0, abs=0.2)
+    assert served.tpot is not None
+    assert served.tpot < 0.1
+
+
 def test_a_request_that_begins_holds_everyone_up() -> None:
     """Two requests at once: both first tokens are later by what both take to begin."""
     items = [Item(10, 1), Item(10, 1)]
@@ -260,3 +274,6 @@ def test_overheads_are_found_again_in_what_they_made() -> None:
     for name in ("step", "layer", "sequence"):
         assert getattr(found, name) == pytest.approx(getattr(made, name), rel=1e-3)
     assert max(roofline_error(replace(bare, overhead=found), run) for run in runs) < 1e-3
+    assert found.launch == 0.0
+    runs[0] = replace(runs[0], launched=found.step + 1e-3 * len(BASE.blocks))
+    assert fit_overhead(bare, runs).launch == pytest.approx(1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
@@ -84,6 +85,11 @@ def test_rounds_end_in_time_and_leave_out_what_takes_too_long(bench: StepBench) 
     assert all(done <= total for done, total in told)
 
 
+def load_of(point: Point) -> StepLoad:
+    parts = [(point.tokens, point.before)] * point.prompts
+    return StepLoad.of(parts + [(1, point.context)] * point.decoding)
+
+
 def measured(point: Point, load: StepLoad, start: float) -> Measured:
     seconds = TIMES.seconds(load) + start * point.prompts
     return Measured(point, [(load, seconds)] * 4)
@@ -91,11 +97,7 @@ def measured(point: Point, load: StepLoad, start: float) -> Measured:
 
 @pytest.mark.parametrize("start", [0.0, START])
 def test_what_it_takes_to_begin_is_told_from_what_is_computed(start: float) -> None:
-    steps = []
-    for point in POINTS:
-        parts = [(point.tokens, point.before)] * point.prompts
-        parts += [(1, point.context)] * point.decoding
-        steps.append(measured(point, StepLoad.of(parts), start))
+    steps = [measured(point, load_of(point), start) for point in POINTS]
     fitted = StepFit.of(steps)
     assert fitted.start == pytest.approx(start, abs=4e-5)
     errors = [abs(fitted.error(each)) for each in steps]
@@ -118,3 +120,27 @@ def test_beginning_may_take_nearly_all_of_a_step() -> None:
     fitted = StepFit.of(steps)
     assert 0 < fitted.start < start
     assert all(abs(fitted.error(each)) < 0.05 for each in steps)
+
+
+def captured(load: StepLoad) -> float:
+    """A GPU's steps: those that decode are replayed, those with prompts are launched."""
+    computed = 1.4e-3 + 1.1e-5 * load.tokens + 1e-8 * load.kv_tokens
+    return (
+        max(computed, 11e-3 + 2e-5 * load.sequences) if load.tokens > load.sequences else computed
+    )
+
+
+def test_launches_that_hold_prompts_up_are_told_from_what_is_computed() -> None:
+    rng = random.Random(3)
+    steps = [
+        Measured(point, [(load, captured(load) * rng.uniform(0.95, 1.05))])
+        for point in grid(64, 4096, 100_000, 32)
+        for load in [load_of(point)]
+    ]
+    fitted = StepFit.of(steps)
+    assert fitted.launched is not None
+    assert fitted.launched.step == pytest.approx(11e-3, rel=0.1)
+    assert sum(abs(fitted.error(each)) for each in steps) / len(steps) < 0.05
+    plain = StepFit.plain(steps)
+    assert plain.launched is None
+    assert sum(abs(plain.error(each)) for each in steps) / len(steps) > 0.15

@@ -104,8 +104,7 @@ class Deployment:
                 f"{profile.where} knows no tier below: run ellm profile with --kv-offloading-size"
             )
         if profile.knows(transformer, formats) and found.plan.devices == 1:
-            stage = StageTime.of(1, {1: profile.served}, ())
-            found = replace(found, stages=(stage,))
+            found = replace(found, stages=(profile.served,))
         return replace(found, host=host)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ellm.core.load import StepLoad
@@ -29,11 +29,13 @@ NO_OVERHEAD = Overhead(
 
 @dataclass(frozen=True, slots=True)
 class StepRun:
-    """Steps of one model: loads and seconds."""
+    """Steps of one model: loads and seconds; and the least that one with a prompt takes, where
+    launches hold it up."""
 
     transformer: Transformer
     formats: Formats
     steps: Sequence[tuple[StepLoad, float]]
+    launched: float | None = None
 
 
 def attention_share(
@@ -48,8 +50,9 @@ def attention_share(
     return min(1.0, operations / (coefficients.attention * flops))
 
 
-def fit_overhead(device: Device, runs: Iterable[StepRun]) -> Overhead:
-    """`step`, `layer` and `sequence` for which the roofline of `device` is nearest to `runs`.
+def fit_overhead(device: Device, runs: Sequence[StepRun]) -> Overhead:
+    """`step`, `layer` and `sequence` for which the roofline of `device` is nearest to `runs`, and
+    the `launch` of the first of them.
 
     Least squares of relative errors, none of the three negative.  With models of one depth alone,
     what is said to be a layer's and what a step's means nothing; their sum does.
@@ -71,7 +74,10 @@ def fit_overhead(device: Device, runs: Iterable[StepRun]) -> Overhead:
     for i in range(3):
         rows[i][i] *= 1 + 1e-9
     step, layer, sequence = nonnegative(rows, wanted, [1e-5] * 3)
-    return replace(NO_OVERHEAD, step=step, layer=layer, sequence=sequence)
+    launch = 0.0
+    if runs[0].launched is not None:
+        launch = max(0.0, runs[0].launched - step) / len(runs[0].transformer.blocks)
+    return replace(NO_OVERHEAD, step=step, layer=layer, sequence=sequence, launch=launch)
 
 
 def roofline_error(device: Device, run: StepRun) -> float:

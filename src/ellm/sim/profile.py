@@ -14,6 +14,7 @@ from ellm.scheduling.coefficients import KNOTS, Coefficients
 from ellm.scheduling.cost_fit import Accuracy
 from ellm.sim.anatomy.formats import Formats
 from ellm.sim.anatomy.transformer import Transformer
+from ellm.sim.costs.stage import StageTime
 from ellm.sim.devices.device import Device
 from ellm.sim.devices.known import read_device
 from ellm.sim.file_tier import FileTier
@@ -24,7 +25,7 @@ FORMAT = 1
 _AGAIN = "measure again with ellm profile"
 _KEYS = (
     "format", "made", "model", "device", "host", "coefficients", "serving", "accuracy",
-    "steps", "decoding",
+    "steps", "decoding", "launched",
 )  # fmt: skip
 _OTHERS = ("attention", "kv_token", "sequence", "step")
 
@@ -45,6 +46,7 @@ class Modelled:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """`coefficients` are those of the engine's steps; `serving` is what a server adds to them.
+    A step with a prompt takes at least `launched` beside `serving`, where that was seen.
 
     `device` is the machine for other models, its overheads those of a server.  `made` says when,
     where and with what.  For a reader's eye only: `accuracy` by kind of step, some `steps` (tokens,
@@ -61,6 +63,7 @@ class Profile:
     accuracy: Mapping[str, Accuracy]
     steps: Sequence[Sequence[float]]
     decoding: Sequence[Sequence[float]]
+    launched: Coefficients | None = None
     where: str = "the profile"
 
     @property
@@ -69,9 +72,10 @@ class Profile:
         return Formats(self.model.dtype, self.model.dtype, self.model.dtype)
 
     @property
-    def served(self) -> Coefficients:
+    def served(self) -> StageTime:
         """Steps as a server runs them."""
-        return self.coefficients + self.serving
+        launched = None if self.launched is None else self.launched + self.serving
+        return StageTime.of(1, {1: self.coefficients + self.serving}, (), launched)
 
     def knows(self, transformer: Transformer, formats: Formats) -> bool:
         """Whether it was measured with this model, in these formats."""
@@ -127,6 +131,7 @@ def _read(table: Table, values: Mapping[str, Any]) -> Profile:
         accuracy={kind: _accuracy(accuracy.table(kind)) for kind in accuracy},
         steps=_rows(table, "steps", len(StepLoad._fields) + 2),
         decoding=_rows(table, "decoding", 2),
+        launched=_coefficients(table.table("launched")) if "launched" in values else None,
         where=str(table.where),
     )
 
@@ -174,6 +179,8 @@ def _as_json(profile: Profile) -> dict[str, Any]:
         "steps": profile.steps,
         "decoding": profile.decoding,
     }
+    if profile.launched is not None:
+        found["launched"] = _values(profile.launched)
     if host is not None:
         parts = {"budget": host.budget, "mappings": host.mappings, "threads": host.threads}
         tier = None if host.tier is None else asdict(host.tier)

@@ -34,13 +34,19 @@ _SOURCES: Mapping[str, str] = MappingProxyType(
 
 
 def step_run(model: MeasuredModel) -> StepRun:
-    """A model's steps without what it takes to begin a request."""
-    blueprint, start = model.blueprint, StepFit.of(model.steps).start
+    """A model's steps without what it takes to begin a request; those with prompts only where
+    launches do not hold them up."""
+    blueprint, found = model.blueprint, StepFit.of(model.steps)
     dtype = str(blueprint.dtype)
     formats = Formats(dtype, dtype, dtype)
     transformer = read_transformer(blueprint.checkpoint.config, model.name)
-    steps = [(each.load, each.lasts - start * each.point.prompts) for each in model.steps]
-    return StepRun(transformer, formats, steps)
+    steps = [
+        (each.load, each.lasts - found.start * each.point.prompts)
+        for each in model.steps
+        if found.launched is None or not each.point.prompts
+    ]
+    launched = None if found.launched is None else found.launched.step
+    return StepRun(transformer, formats, steps, launched)
 
 
 @dataclass(frozen=True, slots=True)

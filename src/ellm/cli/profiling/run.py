@@ -66,7 +66,7 @@ class Run:
         operators = OperatorTimes.of(blueprint.spec, blueprint.dtype, args.device)
         parts = Parts(args.device, torch.get_num_threads(), operators, steps.coefficients, server)
         device = make_device(parts, list(runs.values()))
-        model.leave(steps.coefficients)
+        model.leave(StepFit.plain(model.steps).coefficients)
         errors = {name: round(roofline_error(device, run), 3) for name, run in runs.items()}
         own = runs[model.name]
         return Profile(
@@ -79,6 +79,7 @@ class Run:
             accuracy=_accuracy(steps, model.steps),
             steps=[_row(steps, each) for each in model.steps],
             decoding=server.decoding,
+            launched=steps.launched,
         )
 
     def _probe(self, name: str) -> MeasuredModel:

@@ -23,7 +23,7 @@ def lines(profile: Profile) -> Iterator[str]:
         yield f"{kind:<24}{accuracy.steps:>10}{errors}"
     yield ""
     for title, load in _examples(made.get("max_model_len", _CONTEXT)):
-        yield _line(title, f"{1e3 * profile.served.seconds(load):.2f} ms")
+        yield _line(title, f"{1e3 * profile.served.seconds([load]):.2f} ms")
     over = device.overhead
     yield _line("a request, before", f"{1e3 * over.request:.2f} ms")
     yield _line("  a token of its prompt", f"{1e6 * over.prompt_token:.2f} us")
