@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from ellm.core.config import MemoryConfig, MemoryMode, SchedulerConfig
 from ellm.core.errors import BudgetError
 from ellm.core.objectives import Objectives
-from ellm.core.units import GIB, MIB
+from ellm.core.units import GIB
 from ellm.scheduling.coefficients import Coefficients
 from ellm.sim.anatomy.shapes import find_transformer
 from ellm.sim.cluster import Dispatch
 from ellm.sim.costs.stage import StageTime
-from ellm.sim.deployment import Deployment
+from ellm.sim.deployment import CHUNK_BYTES, Deployment
 from ellm.sim.devices.device import Overhead
 from ellm.sim.devices.known import find_device
 from ellm.sim.parallel.plan import CellPlan, Plan, uniform
@@ -177,13 +177,11 @@ def test_every_request_gets_all_its_tokens_and_the_books_balance(
     for each in first.served:
         assert each.ttft > 0
         assert each.finished
-    engines = plan.replicas * plan.stages * plan.ranks(LLAMA)
+    # Whatever the plan, it is one device that is told of; each lane may lose parts of chunks.
+    budget = deployment(plan, limits=limits, memory=memory).budget
     for sample in first.report.memory:
         total = sample.weights + sample.kv + sample.activations + sample.free
-        assert total == pytest.approx(first.report.memory[0].free + sum(
-            getattr(first.report.memory[0], name) for name in ("weights", "kv", "activations")
-        ))  # fmt: skip
-        assert total >= engines * MIB
+        assert 0 <= budget - total <= 2 * plan.stages * CHUNK_BYTES
 
 
 def test_what_is_too_long_is_refused_and_harms_nobody() -> None:

@@ -48,7 +48,8 @@ class Report:
 
     `preemptions` gave up their memory, `swapped` of them to the tier below.  `stored_bytes` and
     `loaded_bytes` went down and up.  `busy` is the share of the time that devices computed (0 to
-    1); `joules` charge the board's limit for it and its idle power for the rest.
+    1); `joules` charge the board's limit for it and its idle power for the rest.  `memory` has
+    bytes of a device, the mean over replicas and ranks (sim/timeline.py).
     """
 
     requests: int

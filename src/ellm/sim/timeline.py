@@ -16,10 +16,11 @@ MOST_SAMPLES = 512
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Bytes over all engines at one moment.
+    """Bytes of a device, the mean over replicas and ranks, and requests of all, at one moment.
 
-    Of `kv`, `used` belongs to running sequences, the rest are prefixes kept for others and ranges
-    mapped for the next sequence.  `below` is in the tier.
+    A device is the fullest of its pipeline stages.  Of `kv`, `used` belongs to running sequences,
+    the rest are prefixes kept for others and ranges mapped for the next sequence.  `below` is in
+    the tier.
     """
 
     time: float
@@ -53,8 +54,11 @@ class Timeline(Generic[Seen]):
         self._next = now + self.distance
 
 
-def look_at(engines: Sequence[Engine], now: float) -> Sample:
-    """The sum over engines that each have memory of their own."""
+def look_at(engines: Sequence[Engine], lanes: int, now: float) -> Sample:
+    """Of engines that each account for a device's part of the memory.
+
+    `lanes` of them share the same devices: the weights are the same there, and the rest adds up.
+    """
     weights = activations = kv = used = free = below = running = waiting = parked = 0
     for engine in engines:
         seen = engine.snapshot()
@@ -68,4 +72,16 @@ def look_at(engines: Sequence[Engine], now: float) -> Sample:
         running += seen.running
         waiting += seen.waiting
         parked += seen.parked
-    return Sample(now, weights, activations, kv, used, free, below, running, waiting, parked)
+    devices = len(engines) // lanes
+    return Sample(
+        time=now,
+        weights=weights // len(engines),
+        activations=activations // devices,
+        kv=kv // devices,
+        used=used // devices,
+        free=free // devices,
+        below=below // devices,
+        running=running,
+        waiting=waiting,
+        parked=parked,
+    )

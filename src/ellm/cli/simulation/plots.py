@@ -46,7 +46,7 @@ def draw(outcome: Outcome, wished: Objectives, folder: Path, title: str) -> Iter
 
 
 def _memory(figure: Any, outcome: Outcome, wished: Objectives) -> None:
-    """Who held the memory of all devices, and who ran and waited."""
+    """Who held the memory of a device, the mean over replicas and ranks, and who ran and waited."""
     samples = outcome.report.memory
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     times = [sample.time for sample in samples]
@@ -55,7 +55,7 @@ def _memory(figure: Any, outcome: Outcome, wished: Objectives) -> None:
     above.stackplot(times, *layers, labels=list(_COLOURS), colors=list(_COLOURS.values()))
     if any(sample.below for sample in samples):
         above.plot(times, [s.below / GIB for s in samples], "k:", label="in the tier below")
-    above.set_ylabel("GiB of all engines")
+    above.set_ylabel("GiB of a device (mean)")
     above.legend(loc="upper center", ncols=5, bbox_to_anchor=(0.5, 1.14), frameon=False)
     below.plot(times, [s.running for s in samples], color="#0b6e4f", label="running")
     below.plot(times, [s.waiting for s in samples], color="#323f4b", ls="--", label="waiting")

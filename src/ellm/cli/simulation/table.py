@@ -48,8 +48,8 @@ def _memory(report: Report) -> Iterator[str]:
     }
     for kind in ("weights", "kv", "activations", "below"):
         if peaks[kind]:
-            title = "most in the tier below" if kind == "below" else f"most {kind}"
-            yield _line(title.replace("kv", "KV"), format_bytes(peaks[kind]))
+            name = "KV" if kind == "kv" else kind
+            yield _line(f"most {name}, of a device", format_bytes(peaks[kind]))
     yield _line("most running, waiting", f"{peaks['running']}, {peaks['waiting']}")
     yield _line("preemptions", f"{report.preemptions}, {report.swapped} of them swapped")
     if report.stored_bytes:
