@@ -103,6 +103,8 @@ def test_a_cell_of_ones_own_is_planned_for_in_every_process(
         (["--ttft-slo", "1ms"], "no plan meets the objectives for any request, were it alone"),
         (["--ttft-slo", "1s", "--min-goodput", "99"], "--min-goodput 99 requests/s"),
         (["--model", "llama-3.1-70b", "--max-gpus", "1"], "does not fit 1 x L4"),
+        (["--memory", "500GiB"], "--memory 500 GiB is more than the 22.5 GiB of L4"),
+        (["--memory", "1GiB", "--max-gpus", "1"], "and has 1 GiB by --memory"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(

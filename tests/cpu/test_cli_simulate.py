@@ -54,6 +54,9 @@ def test_the_same_seed_makes_the_same_report(tmp_path: Path) -> None:
         (["-tp", "0"], ("0",)),
         (["--rate", "0"], ("--rate must be above 0",)),
         (["--trace", "chat"], ("--trace", "--lengths", "give one")),
+        (["--memory", "500GiB"], ("--memory 500 GiB", "more than the 80 GiB of A100-80GB")),
+        (["--memory", "1GiB"], ("15 GiB of weights", "1 GiB of --memory: give more")),
+        (["--memory", "4GiB", "-tp", "2"], ("7.48 GiB of weights", "4 GiB of --memory")),
         (["--max-model-len", "100"], ("8 of 8", "context of 100", "--max-model-len")),
     ],
 )

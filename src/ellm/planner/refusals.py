@@ -45,10 +45,11 @@ def require_fit(prospects: Sequence[Prospect], case: Case, most: int) -> None:
         f"{format_bytes(need.kv)} of KV for a context of {case.limits.max_model_len} tokens",
         f"{format_bytes(need.step)} for a step",
     ]
+    given = "" if case.memory.budget is None else " by --memory"
     remedies = list(_remedies(case, nearest, most))
     raise BudgetError(
         f"{case.transformer.name} does not fit {most} x {case.device.name}: nearest is {plan}, "
-        f"where a device needs {', '.join(parts)}, and has {format_bytes(need.budget)}; "
+        f"where a device needs {', '.join(parts)}, and has {format_bytes(need.budget)}{given}; "
         f"it would fit with {' or '.join(remedies) or 'larger devices'}"
     )
 

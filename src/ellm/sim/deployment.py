@@ -198,15 +198,23 @@ class Deployment:
         fixed = footprint.weight_bytes + states
         left = self.budget - fixed
         if left <= 0:
-            held = f" and {format_bytes(states)} of recurrent states" if states else ""
-            raise BudgetError(
-                f"{format_bytes(footprint.weight_bytes)} of weights{held} a device do not fit the "
-                f"{format_bytes(self.budget)} of a {self.device.name}: take more devices a copy, "
-                "or narrower weights"
-            )
+            raise self._too_small(footprint.weight_bytes, states)
         chunk = self.memory.chunk_bytes or self._chunk_bytes(footprint)
         memory = replace(self.memory, budget=fixed + left // lanes, chunk_bytes=chunk)
         return self._model(footprint, fixed), memory, limits
+
+    def _too_small(self, weights: int, states: int) -> BudgetError:
+        held = f" and {format_bytes(states)} of recurrent states" if states else ""
+        room = f"the {format_bytes(self.budget)} of {self.device.name}: take"
+        if self.memory.budget is not None:
+            room = (
+                f"the {format_bytes(self.budget)} of --memory: give more ({self.device.name} has "
+                f"{format_bytes(self.device.memory)}), take"
+            )
+        return BudgetError(
+            f"{format_bytes(weights)} of weights{held} a device do not fit {room} more devices a "
+            "copy, or narrower weights"
+        )
 
     def _chunk_bytes(self, footprint: Footprint) -> int:
         """What a device has, or what its machine can map of the bytes that are of use."""

@@ -15,7 +15,7 @@ from ellm.cli.planning import options as own
 from ellm.cli.planning.table import count_line, rows
 from ellm.cli.planning.written import write
 from ellm.cli.simulation import options as flags
-from ellm.cli.simulation.setting import UNUSED, formats_of, load_extensions
+from ellm.cli.simulation.setting import UNUSED, formats_of, load_extensions, require_memory
 from ellm.cli.simulation.workload import Wanted
 from ellm.core.errors import ConfigError
 from ellm.core.objectives import Objectives
@@ -56,7 +56,7 @@ def plan(
     files = tuple(extension or ())
     load_extensions(files)
     wish = wish_of(args, objective, min_goodput)
-    find_device(device)
+    require_memory(find_device(device), args.memory_config)
     if args.max_model_len == 0:
         raise ConfigError(
             "--max-model-len auto: the longest is another for each plan; say a number"

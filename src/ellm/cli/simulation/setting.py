@@ -11,9 +11,11 @@ from pathlib import Path
 from ellm.cli.simulation import options as flags
 from ellm.core.config import MemoryConfig, SchedulerConfig
 from ellm.core.errors import ConfigError
+from ellm.core.units import format_bytes
 from ellm.sim.anatomy.formats import Formats
 from ellm.sim.anatomy.transformer import Transformer
 from ellm.sim.deployment import Deployment
+from ellm.sim.devices.device import Device
 from ellm.sim.devices.known import find_device
 from ellm.sim.parallel.plan import Plan, uniform
 from ellm.sim.parallel.saved import read_plan
@@ -66,6 +68,7 @@ def deploy(
     """
     if is_profile(device):
         profile = Profile.load(Path(device))
+        require_memory(profile.device, memory)
         if not profile.knows(transformer, formats):
             print(
                 f"warning: {device} was measured with {profile.model.name} in "
@@ -76,9 +79,21 @@ def deploy(
         return Deployment.by_profile(
             transformer, profile, formats=formats, plan=plan, memory=memory, limits=limits
         )
+    found = find_device(device)
+    require_memory(found, memory)
     return Deployment.by_roofline(
-        transformer, find_device(device), formats=formats, plan=plan, memory=memory, limits=limits
+        transformer, found, formats=formats, plan=plan, memory=memory, limits=limits
     )
+
+
+def require_memory(device: Device, memory: MemoryConfig) -> None:
+    """Raise ConfigError where more is to be used than the device has."""
+    if memory.budget is not None and memory.budget > device.memory:
+        raise ConfigError(
+            f"--memory {format_bytes(memory.budget)} is more than the "
+            f"{format_bytes(device.memory)} of {device.name}: give less, or leave it out to use "
+            "all but a margin"
+        )
 
 
 def load_extensions(files: Iterable[Path]) -> None:
