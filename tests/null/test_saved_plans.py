@@ -39,6 +39,7 @@ ATTENTION, EXPERTS = GOOD["cells"]
         ("{", "is not JSON"),
         ([], "must be an object with replicas, stages, width"),
         ({}, "replicas must be a whole number above 0, not None"),
+        ({**GOOD, "model": "llama-9"}, "made for llama-9, and the model is mixtral-8x7b"),
         ({**GOOD, "stages": 0}, "stages must be a whole number above 0, not 0"),
         ({**GOOD, "width": True}, "width must be a whole number above 0, not True"),
         ({**GOOD, "width": 3}, "1 copies of attention over 3 devices"),

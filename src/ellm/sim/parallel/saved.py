@@ -30,7 +30,7 @@ def plan_as_json(plan: Plan, transformer: Transformer) -> dict[str, Any]:
 def read_plan(file: Path, transformer: Transformer) -> Plan:
     """The plan in `file`, or under its key `plan`.
 
-    Raises ConfigError where it is no plan, or not one for this model.
+    Raises ConfigError where it is no plan, or not one for this model, which it names.
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -42,6 +42,12 @@ def read_plan(file: Path, transformer: Transformer) -> Plan:
         found = found["plan"]
     if not isinstance(found, Mapping):
         raise ConfigError(f"the plan {file} must be an object with {', '.join(_SIZES)} and cells")
+    made_for = found.get("model", transformer.name)
+    if str(made_for).lower() != transformer.name.lower():
+        raise ConfigError(
+            f"the plan {file} was made for {made_for}, and the model is {transformer.name}: make "
+            "one with ellm plan"
+        )
     replicas, stages, width = (_whole(file, found, name) for name in _SIZES)
     plan = Plan(replicas, stages, width, _cells(file, found, transformer))
     if stages > len(transformer.blocks):
