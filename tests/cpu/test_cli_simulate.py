@@ -52,12 +52,18 @@ def test_the_same_seed_makes_the_same_report(tmp_path: Path) -> None:
         (["--device", "A9000"], ("A9000", "A100-80GB")),
         (["--model", "llama-9"], ("llama-9", "did you mean")),
         (["-tp", "0"], ("0",)),
-        (["--rate", "0"], ("--rate must be above 0",)),
+        (["--rate", "0"], ("--rate must be above 0, not 0",)),
+        (["--rate", "inf"], ("--rate must be finite, not inf",)),
+        (["--input-len", "0"], ("--input-len must be at least 1, not 0",)),
+        (["--lengths", "alpaca"], ("--input-len and --output-len", "--lengths fixed")),
+        (["--rate-scale", "2"], ("--rate-scale is for a trace's own times", "--rate")),
+        (["--enable-expert-parallel"], ("llama-3.1-8b has no experts", "leave it out")),
         (["--trace", "chat"], ("--trace", "--lengths", "give one")),
         (["--memory", "500GiB"], ("--memory 500 GiB", "more than the 80 GiB of A100-80GB")),
         (["--memory", "1GiB"], ("15 GiB of weights", "1 GiB of --memory: give more")),
         (["--memory", "4GiB", "-tp", "2"], ("7.48 GiB of weights", "4 GiB of --memory")),
         (["--max-model-len", "100"], ("8 of 8", "context of 100", "--max-model-len")),
+        (["--model", "mixtral-8x7b", "--enable-expert-parallel"], ("--tensor-parallel-size",)),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(
@@ -68,6 +74,28 @@ def test_what_cannot_be_is_refused_in_a_line(
     for word in words:
         assert word in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num-prompts", "0"], "--num-prompts must be at least 1, not 0"),
+        (["--burstiness", "2"], "--burstiness is of arrivals at a --rate"),
+        (["--input-len", "9"], "--input-len would change nothing"),
+    ],
+)
+def test_a_flag_that_a_trace_has_no_use_for_is_refused(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*HERE, *flags, "-o", str(tmp_path / "out")]) == 2
+    assert words in said(capsys)
+
+
+def test_fixed_lengths_have_defaults(tmp_path: Path) -> None:
+    asked = [*HERE, "--lengths", "fixed", "--num-prompts", "2", "-o", str(tmp_path)]
+    assert run(asked) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["prompt_tokens"], report["output_tokens"]) == (2 * 1024, 2 * 256)
 
 
 def test_the_longest_context_that_fits_is_taken(
@@ -92,7 +120,7 @@ TIMES = [f"2023-11-16 18:15:{second:02}.0000000" for second in (1, 2, 4)]
     [
         (rows(f"{TIMES[1]},9,9", f"{TIMES[0]},9,9"), ("line 3", "TIMESTAMP", "sort")),
         (rows(f"{TIMES[0]},9,-9"), ("line 2", "GeneratedTokens", "-9")),
-        (rows(f"{TIMES[0]},131000,900"), ("line 2", "131000", "drop longer")),
+        (rows(f"{TIMES[0]},131000,900"), ("line 2", "131000", "--max-model-len", "--drop-longer")),
         ("when,prompt\n1,2\n", ("when",)),
     ],
 )
@@ -112,8 +140,10 @@ def test_a_trace_that_breaks_off_is_simulated_to_there(
 ) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text(rows(*(f"{time},40,5" for time in TIMES))[:-4])
-    assert run([*HERE, "--trace", str(trace), "-o", str(tmp_path / "out")]) == 0
+    asked = [*HERE, "--trace", str(trace), "--num-prompts", "5"]
+    assert run([*asked, "-o", str(tmp_path / "out")]) == 0
     found = capsys.readouterr()
+    assert "only 2 requests of the 5 of --num-prompts" in found.err
     assert "ends in the middle of line 4" in found.err
     assert "2 requests" in found.out
 

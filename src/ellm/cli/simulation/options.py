@@ -39,14 +39,20 @@ DeviceName = Annotated[
 TraceName = Annotated[
     str | None,
     typer.Option(
-        "--trace", metavar="FILE", help="Recorded requests, of any known format; chat is bundled."
+        "--trace",
+        metavar="FILE",
+        help="Recorded requests, of any known format; default chat, bundled.",
     ),
 ]
 LengthsName = Annotated[
     Lengths | None, typer.Option("--lengths", help="Made-up requests instead of recorded ones.")
 ]
-InputLen = Annotated[int, _count("--input-len", "Tokens per prompt of fixed lengths.")]
-OutputLen = Annotated[int, _count("--output-len", "Tokens per answer of fixed lengths.")]
+InputLen = Annotated[
+    int | None, _count("--input-len", "Tokens per prompt of fixed lengths; default 1024.")
+]
+OutputLen = Annotated[
+    int | None, _count("--output-len", "Tokens per answer of fixed lengths; default 256.")
+]
 NumPrompts = Annotated[
     int | None,
     _count("--num-prompts", "Requests; default all of a trace, 500 without.", "--max-requests"),
@@ -58,7 +64,8 @@ Rate = Annotated[
     ),
 ]
 Burstiness = Annotated[
-    float, typer.Option("--burstiness", help="Of --rate: 1 is Poisson, less is burstier (Gamma).")
+    float | None,
+    typer.Option("--burstiness", help="Of --rate: 1, the default, is Poisson, less is burstier."),
 ]
 RateScale = Annotated[
     float | None, typer.Option("--rate-scale", metavar="F", help="Replay so many times as fast.")

@@ -46,12 +46,30 @@ class Division:
         """
         sizes = self.data_parallel_size, self.pipeline_parallel_size, self.tensor_parallel_size
         if self.plan_file is None:
+            if self.enable_expert_parallel:
+                _require_experts(transformer, self.tensor_parallel_size)
             return uniform(transformer, *sizes, self.enable_expert_parallel)
         if sizes != (1, 1, 1) or self.enable_expert_parallel:
             raise ConfigError(
                 f"{self.plan_file} says how the model is divided: give --plan or sizes, not both"
             )
         return read_plan(self.plan_file, transformer)
+
+
+def _require_experts(transformer: Transformer, ways: int) -> None:
+    """Raise ConfigError where whole experts cannot be divided over so many devices."""
+    least = max(2, ways)
+    splits = [split.name for cell in transformer.cells for split in cell.splits(least)]
+    if "expert" not in splits:
+        raise ConfigError(
+            f"--enable-expert-parallel: {transformer.name} has no experts that {least} devices "
+            "could divide: leave it out"
+        )
+    if ways < least:
+        raise ConfigError(
+            "--enable-expert-parallel divides experts over the devices of a stage, and there is "
+            "one: give --tensor-parallel-size too"
+        )
 
 
 def deploy(

@@ -118,7 +118,8 @@ class _Reader:
         if self.dropped:
             return (
                 f"all {self.dropped} requests of {self.path} are longer than the context of "
-                f"{self.context} tokens: allow more, or scale lengths down"
+                f"{self.context} tokens: allow more with --max-model-len, or shorten them with "
+                "--scale-lengths"
             )
         return f"the trace {self.path} has no whole request: it needs one at least"
 
@@ -147,7 +148,8 @@ class _Reader:
             return False
         raise ConfigError(
             f"{self.path}, line {line}: {prompt} prompt and {output} output tokens are more than "
-            f"the context of {context}: allow more, scale lengths down, or drop longer requests"
+            f"the context of {context}: allow more with --max-model-len, shorten them with "
+            "--scale-lengths, or leave out what is longer with --drop-longer"
         )
 
     def _shared(
