@@ -79,7 +79,10 @@ DropLonger = Annotated[
 WeightFormat = Annotated[
     str, typer.Option("--dtype", help="Of weights: bf16, fp16, fp32, fp8, int8, int4 or fp4.")
 ]
-KvFormat = Annotated[str, typer.Option("--kv-cache-dtype", help="Of the KV cache: auto or fp8.")]
+KvFormat = Annotated[
+    str,
+    typer.Option("--kv-cache-dtype", help="Of the KV cache: auto, bf16, fp16, fp32, fp8 or int8."),
+]
 TensorParallel = Annotated[
     int, _count("--tensor-parallel-size", "Devices that share each layer.", "-tp")
 ]

@@ -26,7 +26,8 @@ UNUSED = (
     "chat_template", "threads",
 )  # fmt: skip
 """Fields of EngineArgs that a simulation has no use for, or reads itself."""
-_NARROW = ("fp8", "int8", "int4", "fp4")
+_BELOW_A_BYTE = ("int4", "fp4")
+_NARROW = ("fp8", "int8", *_BELOW_A_BYTE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,14 @@ def load_extensions(files: Iterable[Path]) -> None:
 
 
 def formats_of(weights: str, kv: str, transformer: Transformer) -> Formats:
-    """`auto` is the model's own format.  Narrow weights leave the other numbers as they were."""
+    """`auto` is the model's own format.  Narrow weights leave the other numbers as they were.
+
+    Raises ConfigError for KV of less than a byte a number, which no engine here could address.
+    """
+    if kv in _BELOW_A_BYTE:
+        raise ConfigError(
+            f"--kv-cache-dtype {kv} is less than a byte a number: fp8 and int8 are the narrowest"
+        )
     own = transformer.dtype or "bf16"
     plain = own if weights in ("auto", *_NARROW) else weights
     return Formats(own if weights == "auto" else weights, plain if kv == "auto" else kv, plain)
