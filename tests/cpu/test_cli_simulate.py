@@ -78,6 +78,27 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("verb", ["simulate", "plan"])
+@pytest.mark.parametrize("inside", [(), ("out", "here")])
+def test_where_nothing_can_be_written_nothing_is_run(
+    verb: str, inside: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert run([verb, *HERE[1:], *FEW, "-o", str(file.joinpath(*inside))]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"{file} is no folder" in captured.err
+
+
+def test_a_folder_that_is_not_ours_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert run([*HERE, *FEW, "-o", str(tmp_path / "out" / "here")]) == 2
+    assert f"no permission in {tmp_path}" in said(capsys)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

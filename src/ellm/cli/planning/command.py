@@ -15,6 +15,7 @@ from ellm.cli.planning import options as own
 from ellm.cli.planning.table import count_line, rows
 from ellm.cli.planning.written import write
 from ellm.cli.simulation import options as flags
+from ellm.cli.simulation.output import require_writable
 from ellm.cli.simulation.setting import UNUSED, formats_of, load_extensions, require_memory
 from ellm.cli.simulation.workload import Wanted
 from ellm.core.errors import ConfigError
@@ -53,6 +54,7 @@ def plan(
 ) -> int:
     """Find the best way to divide a model over devices.  Those worth it are simulated."""
     began = time.perf_counter()
+    require_writable(output)
     files = tuple(extension or ())
     load_extensions(files)
     wish = wish_of(args, objective, min_goodput)

@@ -13,6 +13,7 @@ from ellm.cli.engine_options import takes_engine_args
 from ellm.cli.grouping import grouped
 from ellm.cli.simulation import options as flags
 from ellm.cli.simulation.objectives import require_possible
+from ellm.cli.simulation.output import require_writable
 from ellm.cli.simulation.plots import draw
 from ellm.cli.simulation.setting import UNUSED, Division, deploy, formats_of, load_extensions
 from ellm.cli.simulation.table import lines
@@ -43,6 +44,7 @@ def simulate(
     output: flags.Output = Path("simulation"),
 ) -> int:
     """Serve a trace in virtual time, on any device.  The engine is the real one."""
+    require_writable(output)
     load_extensions(extension or ())
     transformer = find_transformer(model)
     limits = args.limits(transformer.max_positions)
