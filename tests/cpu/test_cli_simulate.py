@@ -179,3 +179,29 @@ def test_a_trace_of_several_models_is_said_to_be_served_by_one(
     trace.write_text("\n".join(lines) + "\n")
     assert run([*HERE, "--trace", str(trace), "-o", str(tmp_path / "out")]) == 0
     assert "asks 2 models" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1\nimport no_such_module\n", ("line 2", "no_such_module")),
+        ("x = (\n", ("line 1", "SyntaxError")),
+        ("def f():\n    1 / 0\n\nf()\n", ("line 2", "division by zero")),
+        (
+            "from ellm.sim.fabrics.known import find_fabric\nfind_fabric('none of them')\n",
+            ("line 2", "no fabric is called"),
+        ),
+        (None, ("no file",)),
+    ],
+)
+def test_an_extension_that_fails_is_named_with_its_line(
+    text: str | None, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.py"
+    if text is not None:
+        file.write_text(text)
+    assert run([*HERE, *FEW, "--extension", str(file), "-o", str(tmp_path / "out")]) == 2
+    line = said(capsys)
+    for word in (f"the extension {file}", *words):
+        assert word in line
+    assert not (tmp_path / "out").exists()

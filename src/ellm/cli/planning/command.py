@@ -15,8 +15,9 @@ from ellm.cli.planning import options as own
 from ellm.cli.planning.table import count_line, rows
 from ellm.cli.planning.written import write
 from ellm.cli.simulation import options as flags
+from ellm.cli.simulation.extensions import load_extensions
 from ellm.cli.simulation.output import require_writable
-from ellm.cli.simulation.setting import UNUSED, formats_of, load_extensions, require_memory
+from ellm.cli.simulation.setting import UNUSED, formats_of, require_memory
 from ellm.cli.simulation.workload import Wanted
 from ellm.core.errors import ConfigError
 from ellm.core.objectives import Objectives

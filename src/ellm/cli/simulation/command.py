@@ -12,10 +12,11 @@ from pathlib import Path
 from ellm.cli.engine_options import takes_engine_args
 from ellm.cli.grouping import grouped
 from ellm.cli.simulation import options as flags
+from ellm.cli.simulation.extensions import load_extensions
 from ellm.cli.simulation.objectives import require_possible
 from ellm.cli.simulation.output import require_writable
 from ellm.cli.simulation.plots import draw
-from ellm.cli.simulation.setting import UNUSED, Division, deploy, formats_of, load_extensions
+from ellm.cli.simulation.setting import UNUSED, Division, deploy, formats_of
 from ellm.cli.simulation.table import lines
 from ellm.cli.simulation.workload import Wanted
 from ellm.core.errors import ConfigError

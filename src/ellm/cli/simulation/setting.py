@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,15 +111,6 @@ def require_memory(device: Device, memory: MemoryConfig) -> None:
             f"{format_bytes(device.memory)} of {device.name}: give less, or leave it out to use "
             "all but a margin"
         )
-
-
-def load_extensions(files: Iterable[Path]) -> None:
-    """Run files that register cells, collectives or other parts.  Raises ConfigError."""
-    for file in files:
-        try:
-            runpy.run_path(str(file))
-        except OSError as error:
-            raise ConfigError(f"cannot read the extension {file}: {error.strerror}") from error
 
 
 def formats_of(weights: str, kv: str, transformer: Transformer) -> Formats:
