@@ -92,7 +92,9 @@ def test_a_cell_of_ones_own_is_planned_for_in_every_process(
     ("more", "said"),
     [
         (["--max-gpus", "0"], "--max-gpus must be at least 1, not 0"),
+        (["--max-gpus", "5000"], "5000 devices are too many to simulate: 4096 at most"),
         (["--max-gpus", "many"], "cannot read 'many' as a count"),
+        (["--device", "profile.json"], "profile.json is a profile of one machine"),
         (["--device", "L5"], "no device is called 'L5': did you mean L4"),
         (["--model", "llama-9"], "known shape 'llama-9'"),
         (["--jobs", "0"], "--jobs must be at least 1, not 0"),

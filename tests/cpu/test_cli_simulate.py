@@ -52,6 +52,7 @@ def test_the_same_seed_makes_the_same_report(tmp_path: Path) -> None:
         (["--device", "A9000"], ("A9000", "A100-80GB")),
         (["--model", "llama-9"], ("llama-9", "did you mean")),
         (["-tp", "0"], ("0",)),
+        (["-dp", "100000"], ("100000 devices are too many", "4096 at most")),
         (["--kv-cache-dtype", "fp9"], ("'fp9' for kv", "fp8")),
         (["--kv-cache-dtype", "int4"], ("less than a byte", "fp8 and int8")),
         (["--rate", "0"], ("--rate must be above 0, not 0",)),

@@ -17,7 +17,7 @@ from ellm.cli.planning.written import write
 from ellm.cli.simulation import options as flags
 from ellm.cli.simulation.extensions import load_extensions
 from ellm.cli.simulation.output import require_writable
-from ellm.cli.simulation.setting import UNUSED, formats_of, require_memory
+from ellm.cli.simulation.setting import UNUSED, formats_of, require_few, require_memory
 from ellm.cli.simulation.workload import Wanted
 from ellm.core.errors import ConfigError
 from ellm.core.objectives import Objectives
@@ -32,6 +32,7 @@ from ellm.planner.workers import Workers
 from ellm.sim.anatomy.shapes import find_transformer
 from ellm.sim.cluster import Dispatch
 from ellm.sim.devices.known import find_device
+from ellm.sim.profile import is_profile
 from ellm.sim.workload.item import Item
 
 
@@ -40,7 +41,7 @@ from ellm.sim.workload.item import Item
 def plan(
     args: EngineArgs,
     model: flags.ModelName,
-    device: flags.DeviceName,
+    device: own.DeviceName,
     wanted: Wanted,
     max_gpus: own.MaxGpus = None,
     objective: own.ObjectiveName = None,
@@ -59,6 +60,11 @@ def plan(
     files = tuple(extension or ())
     load_extensions(files)
     wish = wish_of(args, objective, min_goodput)
+    if is_profile(device):
+        raise ConfigError(
+            f"{device} is a profile of one machine, and plans are for devices that are joined: "
+            "name a device of the catalogue as H100, or a .toml"
+        )
     require_memory(find_device(device), args.memory_config)
     if args.max_model_len == 0:
         raise ConfigError(
@@ -69,6 +75,7 @@ def plan(
     make = partial(make_case, args, model, device, (dtype, kv_cache_dtype), files, items, dispatch)
     case = make()
     most = case.device.per_node if max_gpus is None else max_gpus
+    require_few(most)
     with Workers(make, jobs) as workers, _bar() as progress:
         found = find_plan(case, wish, workers, most, thorough=thorough, progress=progress)
     seconds = time.perf_counter() - began

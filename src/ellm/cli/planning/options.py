@@ -10,6 +10,9 @@ import typer
 from ellm.core.units import parse_count
 from ellm.planner.objective import Objective
 
+DeviceName = Annotated[
+    str, typer.Option("--device", help="A device by name as H100, or its .toml.")
+]
 MaxGpus = Annotated[
     int | None,
     typer.Option(

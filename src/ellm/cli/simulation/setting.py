@@ -24,6 +24,7 @@ UNUSED = (
     "chat_template", "threads",
 )  # fmt: skip
 """Fields of EngineArgs that a simulation has no use for, or reads itself."""
+MOST_DEVICES = 4096
 _BELOW_A_BYTE = ("int4", "fp4")
 _NARROW = ("fp8", "int8", *_BELOW_A_BYTE)
 
@@ -41,8 +42,14 @@ class Division:
     def plan(self, transformer: Transformer) -> Plan:
         """What `ellm plan` wrote, or so many replicas and stages of so many devices each.
 
-        Raises ConfigError for both at once, and where the model cannot be divided so.
+        Raises ConfigError for both at once, where the model cannot be divided so, and for more
+        devices than a simulation should have.
         """
+        plan = self._plan(transformer)
+        require_few(plan.devices)
+        return plan
+
+    def _plan(self, transformer: Transformer) -> Plan:
         sizes = self.data_parallel_size, self.pipeline_parallel_size, self.tensor_parallel_size
         if self.plan_file is None:
             if self.enable_expert_parallel:
@@ -53,6 +60,15 @@ class Division:
                 f"{self.plan_file} says how the model is divided: give --plan or sizes, not both"
             )
         return read_plan(self.plan_file, transformer)
+
+
+def require_few(devices: int) -> None:
+    """Raise ConfigError for so many that it would take very long without a word."""
+    if devices > MOST_DEVICES:
+        raise ConfigError(
+            f"{devices} devices are too many to simulate: {MOST_DEVICES} at most; simulate one "
+            "copy with its part of the requests"
+        )
 
 
 def _require_experts(transformer: Transformer, ways: int) -> None:
