@@ -175,11 +175,16 @@ def test_four_bits_have_scales() -> None:
 def test_unknown_words_are_answered_with_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"llama-3\.1-70b"):
         find_transformer("llama-3-70b")
+    with pytest.raises(ModelNotFound, match=r"mean llama-3\.2-3b, .*llama-3\.1-8b"):
+        find_transformer("llama")
     with pytest.raises(ConfigError, match="int4"):
         Formats("int5")
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 64}))
     with pytest.raises(ModelError, match="num_hidden_layers"):
         find_transformer(str(tmp_path))
+    (tmp_path / "own.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"own\.json has no 'hidden_size'"):
+        find_transformer(str(tmp_path / "own.json"))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
         find_transformer(str(tmp_path / "config.json"))

@@ -41,14 +41,17 @@ def channel(reader: CellReader) -> CellReader:
     return reader
 
 
-def read_transformer(config: Mapping[str, Any], name: str = "") -> Transformer:
-    """What a config.json describes; raises ModelError for one that is incomplete.
+def read_transformer(
+    config: Mapping[str, Any], name: str = "", where: str = "config.json"
+) -> Transformer:
+    """What a config.json describes; raises ModelError for one that is incomplete, as the file
+    `where`.
 
     Of a model that also sees or hears, the part that writes.
     """
     if isinstance(text := config.get("text_config"), Mapping):
         config = text
-    reader = HfConfig(config)
+    reader = HfConfig(config, where)
     hidden = reader.integer("hidden_size")
     blocks = tuple(
         (_first(_mixers, reader, index), _first(_channels, reader, index))
@@ -89,8 +92,8 @@ def _first(readers: list[CellReader], config: HfConfig, index: int) -> Cell:
         if cell is not None:
             return cell
     raise UnsupportedModel(
-        f"config.json: layer {index} is {_kind(config, index)}, which no reader knows: name a file "
-        "that reads it with --extension (docs/simulate.md has one)"
+        f"{config.where}: layer {index} is {_kind(config, index)}, which no reader knows: name a "
+        "file that reads it with --extension (docs/simulate.md has one)"
     )
 
 
@@ -108,7 +111,9 @@ def _kind(config: HfConfig, index: int) -> str:
     kinds = config.names("layer_types")
     if kinds:
         if index >= len(kinds):
-            raise ModelError(f"config.json: layer_types names {len(kinds)} layers, not {index + 1}")
+            raise ModelError(
+                f"{config.where}: layer_types names {len(kinds)} layers, not {index + 1}"
+            )
         return kinds[index]
     every = config.optional_integer("sliding_window_pattern")
     if every is not None:
@@ -136,7 +141,8 @@ def _attention(config: HfConfig, index: int) -> Cell | None:
     kv_heads = config.integer("num_key_value_heads", heads)
     if heads % kv_heads:
         raise ModelError(
-            f"config.json: {heads} attention heads cannot share {kv_heads} key-value heads evenly"
+            f"{config.where}: {heads} attention heads cannot share {kv_heads} key-value heads "
+            "evenly"
         )
     family = config.text("model_type", "")
     bias = config.flag("attention_bias", _is_opt(config) or family.startswith("qwen2"))

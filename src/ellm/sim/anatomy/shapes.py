@@ -25,13 +25,20 @@ def find_transformer(name: str) -> Transformer:
     path = Path(name).expanduser()
     if path.exists():
         label = path.parent.name if path.name == "config.json" else path.stem
-        return read_transformer(read_config(path), label)
+        where = path / "config.json" if path.is_dir() else path
+        return read_transformer(read_config(path), label, str(where))
     wanted = name.lower()
     if wanted in MODELS:
         return read_transformer(read_config(MODELS[wanted]), wanted)
     file = SHAPES / f"{wanted}.json"
     if file.is_file():
         return read_transformer(read_config(file), wanted)
-    close = get_close_matches(wanted, known_shapes(), n=3, cutoff=0.5)
+    close = _alike(wanted)
     known = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known_shapes())}"
     raise ModelNotFound(f"no file, directory or known shape {name!r}; {known}")
+
+
+def _alike(wanted: str) -> list[str]:
+    """Names that begin so, the last versions first; where there are none, what comes close."""
+    beginning = [name for name in reversed(known_shapes()) if wanted and name.startswith(wanted)]
+    return beginning or get_close_matches(wanted, known_shapes(), n=3, cutoff=0.5)
