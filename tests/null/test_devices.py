@@ -253,6 +253,7 @@ def test_somebodys_own_file_is_read_by_its_path(tmp_path: Path) -> None:
         ("matmul = 0.5", "matmul = 0", "efficiency.matmul must be above 0 and at most 1, not 0"),
         ("fp8 = 0.4", "fp8 = 4", "efficiency.formats.fp8 must be a number from 0 to 1, not 4"),
         ("layer = 1e-5\n", "", "overhead.layer is missing"),
+        ("memory = 1_000_000\nbandwidth = 1e9\n", "", "memory, bandwidth are missing"),
         ("[overhead]", "[sources]\nmemory = 1\n[overhead]", "sources.memory must be a text, not 1"),
         ("per_node = 2", "efficiency = 2\nper_node = 2", "is not TOML"),
         ("[efficiency.formats]\nfp8 = 0.4", "formats = 4", "efficiency.formats must be a table"),
@@ -267,6 +268,15 @@ def test_a_malformed_file_is_refused_by_its_key(
     message = complaint(tmp_path, old, new)
     assert said in message
     assert "mine.toml" in message
+
+
+def test_all_keys_that_are_missing_are_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "Mine"\n')
+    with pytest.raises(ConfigError, match=r"memory, bandwidth, flops, .*my-gpu\.toml") as refusal:
+        find_device(file)
+    assert "efficiency.matmul, efficiency.attention" in str(refusal.value)
+    assert "overhead.output_token" in str(refusal.value)
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:

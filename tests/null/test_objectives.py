@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ellm.core.errors import ConfigError
 from ellm.core.load import StepLoad
 from ellm.core.objectives import Objectives
-from ellm.core.units import parse_seconds
+from ellm.core.units import parse_objective, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,22 @@ def test_times(text: str | float, seconds: float) -> None:
 def test_what_is_no_time_is_refused(text: Any) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         parse_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0", "above 0, not 0"),
+        ("0.0s", "above 0"),
+        ("0ms", "above 0, not 0ms"),
+        ("50", "write 50ms or 50s"),
+        ("soon", "cannot read"),
+    ],
+)
+def test_an_objective_is_typed_with_its_unit(text: str, said: str) -> None:
+    assert parse_objective("50ms") == pytest.approx(0.05)
+    with pytest.raises(ConfigError, match=said):
+        parse_objective(text)
 
 
 @given(st.floats(0, 1e6))

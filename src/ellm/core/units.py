@@ -41,10 +41,13 @@ def parse_seconds(text: str | float) -> float:
 
 
 def parse_objective(text: str | float) -> float:
-    """Seconds in a time with its unit: a bare 50 might be either 50ms or 50s."""
+    """Seconds in a time with its unit, above 0: a bare 50 might be either 50ms or 50s."""
+    seconds = parse_seconds(text)
+    if not seconds:
+        raise ConfigError(f"an objective must be above 0, not {text}: write for example 500ms")
     if str(text).replace(".", "", 1).isdigit():
         raise ConfigError(f"{text} of what? write {text}ms or {text}s")
-    return parse_seconds(text)
+    return seconds
 
 
 def format_bytes(count: int) -> str:

@@ -53,6 +53,22 @@ class Table:
                 mend = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
                 raise self.wrong(key, f"means nothing here: {mend}")
 
+    def needs(self, keys: Iterable[str], mend: str) -> None:
+        """Raise ConfigError with all of `keys` that are missing; those of inner tables have dots
+        in them."""
+        missing = [f"{self._path}{key}" for key in keys if not self._has(key)]
+        if missing:
+            are = "is" if len(missing) == 1 else "are"
+            raise ConfigError(f"{self.where}: {', '.join(missing)} {are} missing: {mend}")
+
+    def _has(self, key: str) -> bool:
+        """Also where a table is something else, of which `table` complains."""
+        first, dot, rest = key.partition(".")
+        inner = self._values.get(first)
+        if dot and isinstance(inner, Mapping):
+            return Table(self.where, inner)._has(rest)
+        return first in self._values
+
     def text(self, key: str) -> str:
         value = self._get(key)
         if not isinstance(value, str) or not value:

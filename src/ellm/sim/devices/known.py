@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,7 @@ def known_devices() -> tuple[str, ...]:
 def read_device(table: Table) -> Device:
     """A device as a table has it.  Raises ConfigError, naming the key that is wrong."""
     table.only(_names(Device))
+    table.needs(_NEEDED, "examples/simulate/my-gpu.toml has them all")
     idle, busy = table.number("idle_watts"), table.number("busy_watts")
     if idle > busy:
         raise table.wrong("idle_watts", f"({idle:g}) is more than busy_watts ({busy:g})")
@@ -70,8 +71,7 @@ def _efficiency(table: Table) -> Efficiency:
 
 def _overhead(table: Table) -> Overhead:
     table.only(_names(Overhead))
-    needed = [field.name for field in fields(Overhead) if field.default is MISSING]
-    return Overhead(**{name: table.number(name) for name in {*needed, *table}})
+    return Overhead(**{name: table.number(name) for name in table})
 
 
 def _driver(table: Table) -> DriverCalls | None:
@@ -86,4 +86,18 @@ def _names(
     return tuple(field.name for field in fields(kind))
 
 
+def _needed() -> Iterator[str]:
+    """Keys that every device has, those of its tables with dots in them."""
+    inner = {
+        "efficiency": ("matmul", "attention", "bandwidth"),
+        "overhead": [field.name for field in fields(Overhead) if field.default is MISSING],
+    }
+    for field in fields(Device):
+        if field.name in inner:
+            yield from (f"{field.name}.{key}" for key in inner[field.name])
+        elif field.name not in ("sources", "driver"):
+            yield field.name
+
+
+_NEEDED = tuple(_needed())
 _CATALOGUE = Catalogue("device", Path(__file__).with_name("catalogue"), read_device)
