@@ -173,6 +173,9 @@ def test_a_profile_is_made_and_simulates_and_informs(
     report = json.loads((out / "report.json").read_text())
     assert report["finished"] == 6
     assert report["ttft"]["mean"] > 0
+    capsys.readouterr()
+    assert main.run([*simulate, "-tp", "3", "-o", str(out)]) == 2
+    assert "was measured on one device" in capsys.readouterr().err
 
 
 def test_the_options_make_sense(capsys: pytest.CaptureFixture[str]) -> None:

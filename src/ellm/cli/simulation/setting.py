@@ -102,6 +102,12 @@ def deploy(
     if is_profile(device):
         profile = Profile.load(Path(device))
         require_memory(profile.device, memory)
+        if plan.devices > plan.replicas and profile.device.per_node == 1:
+            raise ConfigError(
+                f"{device} was measured on one device, which nothing joins to others, so that a "
+                "copy of the model has one: take copies with -dp, or a --device of the catalogue "
+                "or a .toml"
+            )
         if not profile.knows(transformer, formats):
             print(
                 f"warning: {device} was measured with {profile.model.name} in "
