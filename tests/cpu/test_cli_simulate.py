@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from ellm.cli.main import run
+from ellm.cli.simulation import plots
+from ellm.core.objectives import Objectives
+from ellm.core.units import GIB
+from ellm.sim.anatomy.shapes import find_transformer
+from ellm.sim.deployment import Deployment
+from ellm.sim.devices.known import find_device
+from ellm.sim.scenario import Scenario, simulate
+from ellm.sim.workload.item import Item
 
 HERE = ["simulate", "--model", "llama-3.1-8b", "--device", "A100-80GB"]
 FEW = ["--lengths", "fixed", "--input-len", "200", "--output-len", "16", "--num-prompts", "8"]
@@ -33,6 +43,21 @@ def test_the_report_is_told_written_and_drawn(
     }
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["finished"] == 8
+
+
+def test_a_tier_has_a_panel_of_its_own() -> None:
+    llama, device = find_transformer("llama-3.1-8b"), find_device("A100-80GB")
+    deployment = Deployment.by_roofline(llama, device)
+    outcome = simulate(Scenario(deployment=deployment, items=[Item(1500, 4)] * 2))
+    labels = {}
+    for tiered in (True, False):
+        figure = Figure()
+        memory = [replace(one, below=GIB * tiered) for one in outcome.report.memory]
+        seen = replace(outcome, report=replace(outcome.report, memory=memory))
+        plots._memory(figure, seen, Objectives())
+        labels[tiered] = [axis.get_ylabel() for axis in figure.axes]
+    assert labels[True] == ["GiB of a device (mean)", "GiB in the tier", "requests"]
+    assert labels[False] == ["GiB of a device (mean)", "requests"]
 
 
 def test_the_same_seed_makes_the_same_report(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from ellm.planner.objective import Wish
 from ellm.planner.search import Found, Trial
 
 _WIDTH, _HEIGHT = 9.0, 4.2
+_NAMES = ("best", "runner-up", "heuristic")
 _MARKERS = "osD^vPX*<>"
 
 
@@ -31,7 +32,9 @@ def draw(found: Found, wish: Wish, folder: Path, title: str) -> Iterator[Path]:
     left, right = figure.subplots(1, 2)
     _scatter(left, found, [1e3 * trial.figures.tpot for trial in found.trials], "TPOT p95 (ms)")
     if wish.slo.tpot is not None:
-        left.axvline(1e3 * wish.slo.tpot, color="#b08900", ls="--", lw=1)
+        left.axvline(
+            1e3 * wish.slo.tpot, color="#b08900", ls="--", lw=1, label="objective for TPOT"
+        )
     _scatter(right, found, [trial.figures.joules for trial in found.trials], "energy (J/token)")
     left.legend(frameon=False, fontsize=7)
     figure.suptitle(title, fontsize=9)
@@ -59,14 +62,18 @@ def _scatter(axis: Any, found: Found, xs: Sequence[float], label: str) -> None:
                     _MARKERS[number % len(_MARKERS)],
                     color="#0b6e4f" if on_front else "#9aa5b1",
                     fillstyle="full" if on_front else "none",
-                    label=f"{count} devices{', on the front' if on_front else ''}",
+                    label=f"{_devices(count)}{', on the front' if on_front else ''}",
                 )
     for x, trial in zip(xs, found.trials, strict=True):
-        names = [name for name in ("best", "heuristic") if name in mark(found, trial)]
+        names = [name for name in _NAMES if name in mark(found, trial)]
         place = (x, trial.figures.output_rate)
         axis.annotate(", ".join(names), place, (5, 5), textcoords="offset points", fontsize=8)
     axis.margins(0.1)
     axis.set(xlabel=label, ylabel="output tokens/s")
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
 
 
 def _is_in(trial: Trial, trials: Sequence[Trial]) -> bool:

@@ -19,6 +19,7 @@ _COLOURS = {
     "activations": "#b08900",
     "free": "#e4e7eb",
 }
+_BELOW = "#7b8794"
 _WIDTH, _HEIGHT = 9.0, 5.6
 
 
@@ -46,17 +47,23 @@ def draw(outcome: Outcome, wished: Objectives, folder: Path, title: str) -> Iter
 
 
 def _memory(figure: Any, outcome: Outcome, wished: Objectives) -> None:
-    """Who held the memory of a device, the mean over replicas and ranks, and who ran and waited."""
+    """Who held the memory of a device, the mean over replicas and ranks, and who ran and waited.
+
+    A tier below has a panel of its own: it may be many times as large.
+    """
     samples = outcome.report.memory
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    tiered = any(sample.below for sample in samples)
+    axes = figure.subplots(2 + tiered, 1, sharex=True, height_ratios=(2, *(0.7,) * tiered, 1))
+    above, *middle, below = axes
     times = [sample.time for sample in samples]
     heights = [(s.weights, s.used, s.kv - s.used, s.activations, max(0, s.free)) for s in samples]
     layers = [[size / GIB for size in layer] for layer in zip(*heights, strict=True)]
     above.stackplot(times, *layers, labels=list(_COLOURS), colors=list(_COLOURS.values()))
-    if any(sample.below for sample in samples):
-        above.plot(times, [s.below / GIB for s in samples], "k:", label="in the tier below")
     above.set_ylabel("GiB of a device (mean)")
     above.legend(loc="upper center", ncols=5, bbox_to_anchor=(0.5, 1.14), frameon=False)
+    for tier in middle:
+        tier.fill_between(times, [s.below / GIB for s in samples], color=_BELOW)
+        tier.set(ylabel="GiB in the tier", ylim=(0, None))
     below.plot(times, [s.running for s in samples], color="#0b6e4f", label="running")
     below.plot(times, [s.waiting for s in samples], color="#323f4b", ls="--", label="waiting")
     below.set(xlabel="simulated seconds", ylabel="requests")

@@ -48,7 +48,7 @@ def _memory(report: Report) -> Iterator[str]:
     }
     for kind in ("weights", "kv", "activations", "below"):
         if peaks[kind]:
-            name = "KV" if kind == "kv" else kind
+            name = {"kv": "KV", "below": "in the tier"}.get(kind, kind)
             yield _line(f"most {name}, of a device", format_bytes(peaks[kind]))
     yield _line("most running, waiting", f"{peaks['running']}, {peaks['waiting']}")
     yield _line("preemptions", f"{report.preemptions}, {report.swapped} of them swapped")
