@@ -8,17 +8,25 @@ from pathlib import Path
 import pytest
 
 from ellm.cli.main import run
+from ellm.sim.anatomy import reader
+from ellm.sim.fabrics.collective import REGISTERED
 
 SMALL = ["--device", "L4", "--lengths", "fixed", "--input-len", "100", "--output-len", "8"]
 SMALL += ["--num-prompts", "6", "--rate", "2", "--max-model-len", "2048"]
 LLAMA = ["plan", "--model", "llama-3.1-8b", *SMALL]
 OWN_CELL = '''
-"""A feed-forward half that only two devices can share."""
+"""A feed-forward half that only two devices can share, and a collective."""
 from dataclasses import dataclass
 
 from ellm.sim.anatomy.cell import Split
 from ellm.sim.anatomy.reader import channel
 from ellm.sim.anatomy.shard import Product, Shard
+from ellm.sim.fabrics.collective import Collective, Stage, register, whole
+
+register(Collective(
+    name="relay", bus_factor=float, steps=int,
+    within=(Stage("relay", whole),), between=(Stage("relay", whole),),
+))
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,9 @@ def test_a_plan_is_found_told_written_and_read(
 
 
 def test_a_cell_of_ones_own_is_planned_for_in_every_process(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(reader, "_channels", list(reader._channels))
     (tmp_path / "twins.py").write_text(OWN_CELL)
     config = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "twins": 1}
     (tmp_path / "config.json").write_text(
@@ -82,6 +91,7 @@ def test_a_cell_of_ones_own_is_planned_for_in_every_process(
     asked = ["plan", "--model", str(tmp_path / "config.json"), *SMALL, "--max-gpus", "2"]
     asked += ["--extension", str(tmp_path / "twins.py"), "--jobs", "2", "--thorough"]
     assert run([*asked, "-o", str(tmp_path / "plan")]) == 0
+    assert REGISTERED.pop("relay")
     report = json.loads((tmp_path / "plan" / "report.json").read_text())
     cells = [trial["plan"]["cells"] for trial in report["trials"]]
     assert all(cell[1]["cell"] == "twin" for cell in cells)

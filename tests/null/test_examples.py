@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,10 @@ LFM2 = str(HOME / "lfm2-1.2b.json")
 
 @pytest.fixture
 def extended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both extensions, for one test."""
+    """All extensions, for one test."""
     monkeypatch.setattr(reader, "_mixers", list(reader._mixers))
-    for name in ("short_convolution", "ring_broadcast"):
+    monkeypatch.setattr(reader, "_channels", list(reader._channels))
+    for name in ("short_convolution", "ring_broadcast", "ring_mlp"):
         runpy.run_path(str(HOME / f"{name}.py"))
     yield
     del REGISTERED["ring_broadcast"]
@@ -58,6 +60,24 @@ def test_a_collective_of_ones_own_takes_time_by_its_steps() -> None:
     fabric = find_fabric("nvlink4")
     few, many = (fabric.seconds("ring_broadcast", devices, 1 << 20) for devices in (4, 8))
     assert few < many
+
+
+@pytest.mark.usefixtures("extended")
+def test_a_cell_may_name_a_collective_of_ones_own() -> None:
+    fabric, times = find_fabric("nvlink4"), {}
+    llama, limits = find_transformer("llama-3.1-8b"), SchedulerConfig(max_model_len=4096)
+    assert [cell.name for cell in llama.cells] == ["attention", "mlp"]
+    for factor in (1.0, 3.0):
+        ring = REGISTERED["ring_broadcast"]
+        REGISTERED[ring.name] = replace(ring, bus_factor=lambda devices, f=factor: f)  # type: ignore[misc]
+        made = Deployment.by_roofline(
+            llama, find_device("H100"), plan=uniform(llama, tensor=4), limits=limits
+        )
+        outcome = simulate(Scenario(deployment=made, items=[Item(2000, 1)]))
+        times[factor] = outcome.report.duration
+    # Twice more of each token's numbers crosses the link for each layer.
+    further = 32 * 2 * 2000 * llama.hidden * 2 / (fabric.bandwidth * fabric.efficiency)
+    assert times[3.0] - times[1.0] == pytest.approx(further, rel=0.05)
 
 
 def test_without_the_extension_the_layer_is_named_that_nobody_knows() -> None:
