@@ -45,7 +45,8 @@ def reason(case: Case, wish: Wish, best: Trial, other: Trial) -> str:
 def _cheaper(mine: Figures, theirs: Figures, wish: Wish) -> str:
     equal = "both reach it" if wish.floor is not None else "they are as good within 1 %"
     if mine.devices < theirs.devices:
-        return f"{equal}, and it takes {mine.devices} devices instead of {theirs.devices}"
+        devices = "1 device" if mine.devices == 1 else f"{mine.devices} devices"
+        return f"{equal}, and it takes {devices} instead of {theirs.devices}"
     return f"{equal}, and it takes {mine.joules:.2f} J a token instead of {theirs.joules:.2f} J"
 
 
