@@ -216,7 +216,7 @@ class ParkedBench:
         self.stores: list[FaultyStore] = []
         self.tiers = self._tiers(tier)
         pinned = len(layers) // layers_per_group * chunk
-        with patch.object(assembly, "most_pinned", lambda longest, layered: pinned):
+        with patch.object(assembly, "most_pinned", lambda token_bytes, layered: pinned):
             self.memory = assembly.assemble_memory(
                 self.pool, layers, memory, limits, tiers=self.tiers
             )

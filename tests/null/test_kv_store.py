@@ -260,21 +260,21 @@ def test_a_short_sequence_pins_at_most_a_mebibyte_or_one_chunk(chunk: int, group
 
 
 @pytest.mark.parametrize(
-    ("layers", "context", "groups"),
+    ("layers", "groups"),
     [
-        ([LayerSpec(32, 128, 2)] * 32, 16_384, 16),  # Llama-2-7B on one device
-        ([LayerSpec(2, 128, 2)] * 80, 16_384, 10),  # a quarter of Llama-3.1-70B
-        ([LayerSpec(8, 128, 2)] * 32, 1024, 1),  # what is short needs no layers apart
+        ([LayerSpec(32, 128, 2)] * 32, 16),  # Llama-2-7B on one device
+        ([LayerSpec(8, 128, 2)] * 32, 4),  # Llama-3-8B
+        ([LayerSpec(2, 128, 2)] * 80, 2),  # a quarter of Llama-3.1-70B
     ],
 )
 def test_layers_that_come_and_go_are_in_groups_on_the_chunks_of_a_gpu(
-    layers: list[LayerSpec], context: int, groups: int
+    layers: list[LayerSpec], groups: int
 ) -> None:
-    chunk, longest = 2 << 20, context * sum(layer.token_bytes for layer in layers)
-    assert choose_geometry(layers, chunk, most_pinned(longest, layered=False)).groups == 1
-    geometry = choose_geometry(layers, chunk, most_pinned(longest, layered=True))
+    chunk, token_bytes = 2 << 20, sum(layer.token_bytes for layer in layers)
+    assert choose_geometry(layers, chunk, most_pinned(token_bytes, layered=False)).groups == 1
+    geometry = choose_geometry(layers, chunk, most_pinned(token_bytes, layered=True))
     assert geometry.groups == groups
-    assert geometry.contiguous_chunks(1, chunk) * chunk <= max(longest // 64, chunk)
+    assert geometry.contiguous_chunks(1, chunk) * chunk <= 64 * token_bytes
 
 
 def test_the_next_sequence_gets_the_smallest_warm_range_that_is_long_enough() -> None:

@@ -92,8 +92,8 @@ def assemble_memory(
         and memory.uses(ElasticPart.LAYERS)
         and memory.layout is KvLayout.CONTIGUOUS
     )
-    longest = scheduler.max_model_len * sum(layer.token_bytes for layer in layers)
-    geometry = choose_geometry(layers, pool.chunk_bytes, most_pinned(longest, layered))
+    token_bytes = sum(layer.token_bytes for layer in layers)
+    geometry = choose_geometry(layers, pool.chunk_bytes, most_pinned(token_bytes, layered))
     store: Any
     if memory.layout is KvLayout.PAGED:
         store = PagedStore(pool, geometry, memory.block_size, owners.kv, warm)

@@ -13,9 +13,8 @@ from ellm.core.units import MIB, ceil_div, round_up
 # still leaves small models on small chunks one layer a group, the kindest order for a cache line.
 MOST_PINNED_BYTES = MIB
 # Where layers come and go each for itself, it takes groups enough on large chunks too: as many as
-# pin this share of what the longest sequence takes, and no more bytes than that.
-LAYERED_SHARE = 64
-LAYERED_PINNED_BYTES = 32 * MIB
+# pin what so many tokens take.  More cost short sequences more than sending layers alone gains.
+LAYERED_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,9 @@ class KvGeometry:
         return self.groups * ceil_div(tokens * self.row_bytes, chunk_bytes)
 
 
-def most_pinned(longest: int, layered: bool) -> int:
-    """Bytes that a short sequence may pin where the longest has `longest` bytes."""
-    if not layered:
-        return MOST_PINNED_BYTES
-    return max(MOST_PINNED_BYTES, min(LAYERED_PINNED_BYTES, longest // LAYERED_SHARE))
+def most_pinned(token_bytes: int, layered: bool) -> int:
+    """Bytes that a sequence of one token may pin; a token takes `token_bytes` in all layers."""
+    return max(MOST_PINNED_BYTES, LAYERED_TOKENS * token_bytes if layered else 0)
 
 
 def choose_geometry(
