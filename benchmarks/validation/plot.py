@@ -59,5 +59,12 @@ def scatter(axis: Any, points: dict[str, list[tuple[float, float]]]) -> None:
     axis.set_ylim(ends)
 
 
+def newest(runs: Sequence[Run]) -> Run:
+    """The last run, with the trials of every arm's last."""
+    last = {trial["arm"]: run for run in runs for trial in run["trials"]}
+    trials = [t for arm, run in last.items() for t in run["trials"] if t["arm"] == arm]
+    return {**runs[-1], "trials": trials}
+
+
 if __name__ == "__main__":
-    draw(load(HERE / "results.jsonl")[-1], HERE / "validation.svg")
+    draw(newest(load(HERE / "results.jsonl")), HERE / "validation.svg")

@@ -34,7 +34,7 @@ SHORT = 16
 VISIT = 32
 MOST_VISITS = 256
 # Crowds whose answers take no longer than so many seconds are asked so often.
-SHORT_ROUND, MOST_ROUNDS = 1.5, 3
+SHORT_ROUND, MOST_ROUNDS = 1.5, 7
 # How often a prompt that is known is asked again.
 AGAIN = 6
 # Questions there are at least.
@@ -74,8 +74,7 @@ class ServerBench:
         """With as many clients as `sequences` allows, and prompts of up to `context` tokens."""
         self._crowd(min(8, sequences))  # warms up
         decoding, apart = [], [0.0]
-        for crowd in self._crowds(sequences):
-            rounds = self._rounds(crowd)
+        for crowd, rounds in self._rounds(self._crowds(sequences)).items():
             decoding.append((crowd, median(map(_pace, rounds))))
             if crowd > 2:
                 apart += map(_apart, rounds)
@@ -109,11 +108,14 @@ class ServerBench:
         """About what a step takes the engine in which so many decode."""
         return self._steps.seconds(StepLoad.of([(1, SHORT + ANSWER // 2)] * count))
 
-    def _rounds(self, crowd: int) -> list[list[Heard]]:
-        """Several where they are short."""
-        found = [self._crowd(crowd)]
-        while len(found) < MOST_ROUNDS and _lasted(found[0]) < SHORT_ROUND:
-            found.append(self._crowd(crowd))
+    def _rounds(self, crowds: Sequence[int]) -> dict[int, list[list[Heard]]]:
+        """Several of each where they are short, with the others between them: a machine that is
+        slow for some seconds is so for one round of each."""
+        found = {crowd: [self._crowd(crowd)] for crowd in crowds}
+        short = [crowd for crowd in crowds if _lasted(found[crowd][0]) < SHORT_ROUND]
+        for _ in range(1, MOST_ROUNDS):
+            for crowd in short:
+                found[crowd].append(self._crowd(crowd))
         return found
 
     def _tell(self) -> None:
