@@ -28,6 +28,18 @@ class Objectives:
                     f"write for example 500ms, or leave it out"
                 )
 
+    @property
+    def stated(self) -> bool:
+        """Whether there is any."""
+        return self.ttft is not None or self.tpot is not None
+
+    def allow_ttft(self, seconds: float) -> bool:
+        return self.ttft is None or seconds <= self.ttft
+
+    def allow_tpot(self, seconds: float | None) -> bool:
+        """None is an answer of a single token, which no time between tokens can be late for."""
+        return self.tpot is None or seconds is None or seconds <= self.tpot
+
     def overridden(self, own: Objectives | None) -> Objectives:
         """What holds for a request whose own objectives are `own`; what it leaves out stays."""
         if own is None:

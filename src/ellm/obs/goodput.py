@@ -53,7 +53,7 @@ class Goodput:
 
     def _judge(self, sequence: Sequence, now: float) -> str | None:
         wished = self._objectives.overridden(sequence.request.objectives)
-        if wished.ttft is None and wished.tpot is None:
+        if not wished.stated:
             return None
         first = now if sequence.first_token is None else sequence.first_token
         late = wished.ttft is not None and first - sequence.request.arrival > wished.ttft

@@ -159,10 +159,10 @@ class Outlook:
         self.e2el = sum(latencies) / max(1, len(latencies))
         self.fastest = (min(ttfts, default=0.0), min(tpots, default=0.0))
         self.good = sum(
-            _within(ttft, slo.ttft) and _within(pace or 0.0, slo.tpot)
+            slo.allow_ttft(ttft) and slo.allow_tpot(pace)
             for ttft, pace in zip(ttfts, paces, strict=True)
         )
-        self._judged = slo.ttft is not None or slo.tpot is not None
+        self._judged = slo.stated
         ends = zip(demand.asks, latencies, strict=True)
         # Nobody's first token comes sooner than it would alone.
         begins = (ask.arrival - demand.began + t for ask, t in zip(demand.asks, ttfts, strict=True))
@@ -235,7 +235,3 @@ def distinct(stages: Sequence[StageTime]) -> list[tuple[StageTime, int]]:
         found.setdefault(key, stage)
         counts[key] += 1
     return [(stage, counts[key]) for key, stage in found.items()]
-
-
-def _within(seconds: float, objective: float | None) -> bool:
-    return objective is None or seconds <= objective

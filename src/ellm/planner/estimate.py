@@ -94,7 +94,6 @@ class Estimator:
         # A queue that grows all the time has half of its longest wait on average.
         waited = max(0.0, traffic.requests / total - span)
         met = _share(ttft, waited, slo.ttft) * _steep(cycle.seconds, slo.tpot)
-        judged = slo.ttft is not None or slo.tpot is not None
         device, devices = self._deployment.device, lanes * plan.width
         working = min(1.0, cycle.decoding + total * ttft / lanes)
         busy = lanes * plan.width * working * cycle.busy / cycle.seconds
@@ -103,8 +102,8 @@ class Estimator:
         return Figures(
             devices=devices,
             output_rate=output / duration,
-            good_rate=met * traffic.requests / (duration - e2el + ttft) if judged else None,
-            met=met if judged else None,
+            good_rate=met * traffic.requests / (duration - e2el + ttft) if slo.stated else None,
+            met=met if slo.stated else None,
             ttft=ttft + waited / 2,
             tpot=cycle.seconds,
             e2el=e2el + waited / 2,

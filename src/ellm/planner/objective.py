@@ -82,7 +82,7 @@ class Wish:
                     "--min-goodput looks for the fewest devices that reach it, and --objective "
                     f"{self.objective.value} for something else: give one"
                 )
-        elif self.slo.ttft is None and self.slo.tpot is None:
+        elif not self.slo.stated:
             raise ConfigError(
                 "goodput counts requests that are served soon enough: say how soon with "
                 "--ttft-slo or --tpot-slo"

@@ -99,7 +99,7 @@ def require_objectives(
     By bounds alone: what is refused here no simulation could have shown.
     """
     fitting = [one for one in prospects if one.at_best is not None]
-    if wish.slo.ttft is None and wish.slo.tpot is None:
+    if not wish.slo.stated:
         return
     if not any(one.bound.met for one in fitting):
         raise ConfigError(

@@ -27,18 +27,14 @@ class Goodput:
     @classmethod
     def of(cls, served: Sequence[Served], duration: float, wished: Objectives) -> Goodput | None:
         """None without an objective; a request that was refused met none."""
-        if wished.ttft is None and wished.tpot is None:
+        if not wished.stated:
             return None
-        ttft = [each.finished and _within(each.ttft, wished.ttft) for each in served]
-        tpot = [each.finished and _within(each.tpot or 0.0, wished.tpot) for each in served]
+        ttft = [each.finished and wished.allow_ttft(each.ttft) for each in served]
+        tpot = [each.finished and wished.allow_tpot(each.tpot) for each in served]
         both = sum(a and b for a, b in zip(ttft, tpot, strict=True))
         count = max(1, len(served))
         rate = both / duration if duration > 0 else 0.0
         return cls(rate, both / count, sum(ttft) / count, sum(tpot) / count)
-
-
-def _within(seconds: float, objective: float | None) -> bool:
-    return objective is None or seconds <= objective
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def wish_of(args: EngineArgs, objective: Objective | None, min_goodput: str | No
     slo = Objectives(ttft=args.ttft_slo, tpot=args.tpot_slo)
     floor = None if min_goodput is None else Floor.parse(min_goodput)
     if objective is None:
-        judged = slo.ttft is not None or slo.tpot is not None or floor is not None
+        judged = slo.stated or floor is not None
         objective = Objective.GOODPUT if judged else Objective.THROUGHPUT
     return Wish(objective, slo, floor)
 

@@ -33,8 +33,7 @@ def rows(found: Found, transformer: Transformer, wish: Wish) -> Iterator[str]:
     shown = listed(found)
     names = [trial.plan.describe(transformer) for trial in shown]
     width = max(len(name) for name in names) + 2
-    judged = wish.slo.ttft is not None or wish.slo.tpot is not None
-    heads = [head for head in _HEADS if judged or head not in _JUDGED]
+    heads = [head for head in _HEADS if wish.slo.stated or head not in _JUDGED]
     yield "".join([f"{'plan':<{width}}", *(f"{head:>11}" for head in heads)])
     for trial, name in zip(shown, names, strict=True):
         cells = "".join(f"{cell:>11}" for cell in _cells(trial))

@@ -14,17 +14,18 @@ from ellm.sim.workload.item import Item
 
 def require_possible(deployment: Deployment, items: Sequence[Item], wished: Objectives) -> None:
     """Raise ConfigError where no request could be served as wished, were it alone."""
-    if wished.ttft is None and wished.tpot is None:
+    if not wished.stated:
         return
     limits, floor = deployment.limits, AloneFloor(deployment, distinct(deployment.stages))
     asks = Demand.of(items, limits.max_model_len, deployment.memory.prefix_caching).asks
-    ttfts, tpots = [floor.ttft(ask) for ask in asks], [floor.tpot(ask) or 0.0 for ask in asks]
+    ttfts, tpots = [floor.ttft(ask) for ask in asks], [floor.tpot(ask) for ask in asks]
     met = any(
-        ttft <= (wished.ttft or ttft) and tpot <= (wished.tpot or tpot)
+        wished.allow_ttft(ttft) and wished.allow_tpot(tpot)
         for ttft, tpot in zip(ttfts, tpots, strict=True)
     )
     if asks and not met:
-        least = " and ".join(_least(wished, min(ttfts), min(tpots)))
+        paces = [tpot for tpot in tpots if tpot is not None]
+        least = " and ".join(_least(wished, min(ttfts), min(paces, default=0.0)))
         raise ConfigError(
             f"no request can meet the objectives on {deployment.device.name}, were it alone: "
             f"{least}; allow more time, or take more devices"
