@@ -62,7 +62,7 @@ def served(arm: Arm, items: Sequence[Item], wished: Objectives) -> Run:
     """Every request to its last token."""
     deployment = arm.deployment(wished)
     watched = Watched(deployment.stages[0])
-    deployment = replace(deployment, stages=(watched,))  # type: ignore[arg-type]
+    deployment = replace(deployment, stages=(watched,))
     with arm.changed():
         cluster = Cluster(deployment.lanes(), deployment.device.overhead)
         cluster.run(items)

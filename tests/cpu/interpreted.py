@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -28,11 +29,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from ellm.kernels.cuda import decoding, ops, prompts
 
-    patch = interpreter._patch_lang_tensor
+    usual = interpreter._patch_lang_tensor
 
     def mended(tensor: Any, scope: Any) -> None:
         """Triton 3.6 takes an array of one number for a number, which NumPy 2.4 refuses."""
-        patch(tensor, scope)
+        usual(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     monkeypatch.setattr(interpreter, "_patch_lang_tensor", mended)
@@ -61,12 +62,8 @@ class Repeated:
     def replay(self) -> None:
         from ellm.kernels.cuda.table import SequenceTable
 
-        write = SequenceTable.write
-        SequenceTable.write = lambda table, segments: table.fix(segments)  # type: ignore[method-assign]
-        try:
+        with patch.object(SequenceTable, "write", SequenceTable.fix):
             self.work()
-        finally:
-            SequenceTable.write = write  # type: ignore[method-assign]
 
 
 def flash_attention(

@@ -84,7 +84,7 @@ class KnownServer:
 
 def test_a_servers_overheads_are_found_again() -> None:
     server = KnownServer()
-    bench = ServerBench(server, StepFit(STEPS, 2e-4), 1000, 0, lambda done, total: None)  # type: ignore[arg-type]
+    bench = ServerBench(server, StepFit(STEPS, 2e-4), 1000, 0, lambda done, total: None)
     found = bench.measure(64, 2048)
     for name, wanted in (
         ("step", server.step),
@@ -107,7 +107,7 @@ def test_fewer_sequences_and_a_short_context_are_kept_to() -> None:
             asked.append((len(prompts), len(prompts[0]) + output))
             return super()._at_once(prompts, output)
 
-    bench = ServerBench(Watched(), StepFit(STEPS, 0.0), 1000, 0, lambda done, total: None)  # type: ignore[arg-type]
+    bench = ServerBench(Watched(), StepFit(STEPS, 0.0), 1000, 0, lambda done, total: None)
     bench.measure(4, 200)
     assert max(count for count, _ in asked) == 4
     assert max(length for _, length in asked) <= 200

@@ -27,6 +27,7 @@ def grouped(*groups: type) -> Callable[[Callable[..., int]], Callable[..., int]]
             return command(*args, **given)
 
         every = [*rest, *(flag for some in flags.values() for flag in some)]
+        # Where typer looks for flags; functions are not declared to have one.
         wrapper.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in every}
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__

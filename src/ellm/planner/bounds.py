@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 
 from ellm.core.load import StepLoad
@@ -185,7 +185,11 @@ class Outlook:
 
     def _parts(self) -> Iterator[tuple[float, Callable[[int | None], Work]]]:
         for number, (start, _) in enumerate(self._demand.remaining(None)):
-            yield start, lambda window, number=number: self._demand.remaining(window)[number][1]  # type: ignore[misc]
+            yield start, partial(self._later, number)
+
+    def _later(self, number: int, window: int | None) -> Work:
+        """Of that part of the trace and all that come after it."""
+        return self._demand.remaining(window)[number][1]
 
     def duration(self, replicas: int) -> float:
         """From the first arrival to the last answer."""

@@ -182,9 +182,12 @@ def _as_json(profile: Profile) -> dict[str, Any]:
     if profile.launched is not None:
         found["launched"] = _values(profile.launched)
     if host is not None:
-        parts = {"budget": host.budget, "mappings": host.mappings, "threads": host.threads}
-        tier = None if host.tier is None else asdict(host.tier)
-        parts["tier"] = tier  # type: ignore[assignment]
+        parts: dict[str, Any] = {
+            "budget": host.budget,
+            "mappings": host.mappings,
+            "threads": host.threads,
+            "tier": None if host.tier is None else asdict(host.tier),
+        }
         found["host"] = {key: value for key, value in parts.items() if value is not None}
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,25 +20,26 @@ def whole(value: object) -> int:
     """A whole number, 0 or more.  Raises ValueError: how it is not."""
     if value is None or value == "":
         raise ValueError("is missing")
-    try:
-        number = int(value) if type(value) in (int, str) else None  # type: ignore[call-overload]
-    except ValueError:
-        number = None
+    number = None
+    # True and False are int too.
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError):
+            number = int(value)
     if number is None:
         raise ValueError(f"is {_shown(value)}, which is no whole number")
     if not 0 <= number <= _LARGEST:
         raise ValueError(f"is {_shown(number)}, which is not between 0 and {_LARGEST}")
-    return int(number)
+    return number
 
 
 def number(value: object) -> float:
     """A number, 0 or more.  Raises ValueError: how it is not."""
     if value is None or value == "":
         raise ValueError("is missing")
-    try:
-        found = float(value) if type(value) in (int, float, str) else None  # type: ignore[arg-type]
-    except (ValueError, OverflowError):
-        found = None
+    found = None
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            found = float(value)
     if found is None or not math.isfinite(found):
         raise ValueError(f"is {_shown(value)}, which is no number")
     if found < 0:
