@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ellm.core.clock import MonotonicClock
-from ellm.core.executor import Executor
+from ellm.core.executor import Executor, Ferry, Landed
 from ellm.core.load import StepLoad
 from ellm.core.plan import SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult
@@ -62,7 +62,11 @@ class SkippedPrefill:
     def activation_bytes(self, shape: StepShape) -> int:
         return self._inner.activation_bytes(shape)
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    @property
+    def ahead(self) -> bool:
+        return False
+
+    def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Landed:
         """`decoding` and `prefilling` are how many sequences of each kind were in the last step."""
         decodes = [step for step in plan.steps if len(step.tokens) == 1]
         prompts = [step for step in plan.steps if len(step.tokens) > 1]
@@ -71,9 +75,9 @@ class SkippedPrefill:
         self._clock.skip(self._work.seconds(_load(skipped)))
         answers = {step.seq_id: _answer(step) for step in skipped}
         if decodes and not self.rehearsing:
-            computed = self._inner.execute(StepPlan(tuple(decodes), _shape(decodes)))
-            answers.update({answer.seq_id: answer for answer in computed.sequences})
-        return StepResult(tuple(answers[step.seq_id] for step in plan.steps))
+            computed = self._inner.launch(StepPlan(tuple(decodes), _shape(decodes)))
+            answers.update({answer.seq_id: answer for answer in computed.result().sequences})
+        return Landed(StepResult(tuple(answers[step.seq_id] for step in plan.steps)))
 
 
 def _answer(step: SequenceStep) -> SequenceResult:

@@ -91,12 +91,15 @@ class Recorder:
     def __init__(self) -> None:
         self.rows: list[Tensor] = []
 
-    def sample(
-        self, logits: Tensor, tasks: Sequence[SamplingTask]
-    ) -> list[tuple[int, TokenLogprobs | None]]:
-        assert len(logits) == len(tasks)
+    def sample(self, logits: Tensor, tasks: Sequence[SamplingTask], out: Tensor) -> None:
+        assert len(logits) == len(tasks) == len(out)
         self.rows.append(logits.float().clone())
-        return [(int(token), None) for token in logits.argmax(-1)]
+        out.copy_(logits.argmax(-1))
+
+    def report(
+        self, logits: Tensor, tokens: Sequence[int], wanted: Sequence[int | None]
+    ) -> list[TokenLogprobs | None]:
+        raise AssertionError("nobody wants reports")
 
     def score(self, logits: Tensor, targets: Sequence[int], top: int) -> list[TokenLogprobs]:
         assert len(logits) == len(targets)
@@ -114,6 +117,7 @@ class Device:
         *,
         ops: Ops | None = None,
         samples: bool = False,
+        ahead: bool = False,
         **layout: int,
     ) -> None:
         checkpoint = Checkpoint.open(directory)
@@ -127,7 +131,10 @@ class Device:
         self.workspace = Workspace(self._room.data_ptr(), len(self._room))
         self.recorder = Recorder()
         sampler = Sampler(self.spec.vocab_size, self.workspace, ops) if samples else self.recorder
-        self.runner = Runner(self.spec, weights, self.arena.arena, self.workspace, ops, sampler)
+        arena = self.arena.arena
+        self.runner = Runner(
+            self.spec, weights, arena, self.workspace, ops, sampler, tasks=64, ahead=ahead
+        )
 
     def step(
         self, parts: Sequence[tuple[int, Sequence[int], int]], *, score: bool = False
@@ -143,7 +150,7 @@ class Device:
             rows = len(targets) + (task is not None)
             shape = shape.with_sequence(len(tokens), length, rows, len(table.starts) > 1)
         plan = StepPlan(tuple(steps), shape)
-        return plan, self.runner.execute(plan).sequences
+        return plan, self.runner.launch(plan).result().sequences
 
     def logits(self, parts: Sequence[tuple[int, Sequence[int], int]]) -> list[Tensor]:
         """Every row of logits of the step, as one tensor for each part."""

@@ -49,7 +49,7 @@ def test_answers_stand_where_they_were_asked_for(
     wanted = Device(directory).logits([(key, tokens, 0) for key, tokens in PROMPTS.items()])
     monkeypatch.setattr(runner, "LOGIT_BLOCK", block)
     step = plan(device)
-    results = device.runner.execute(step).sequences
+    results = device.runner.launch(step).result().sequences
     assert [result.seq_id for result in results] == list(PROMPTS)
     assert device.workspace.peak <= device.runner.activation_bytes(step.shape)
     for result, asked, logits in zip(results, step.steps, wanted, strict=True):
@@ -74,7 +74,7 @@ def test_blocks_need_less_room(directory: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_nothing_outside_the_tables_is_written(directory: Path) -> None:
     device = Device(directory, samples=True, page=4)
-    device.runner.execute(plan(device))
+    device.runner.launch(plan(device))
     arena = device.arena.arena
     named = {
         device.arena.table(key, len(tokens)).row(token)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ellm.core.config import KvLayout
+from ellm.core.executor import Executor
 from ellm.core.plan import StepPlan
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
@@ -24,6 +25,7 @@ from ellm.engine.engine import Engine
 from ellm.kernels.cpu.library import library
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import build
+from ellm.runtime.runner import Runner
 
 BASE = EngineArgs(
     model="ellm-base",
@@ -35,6 +37,7 @@ BASE = EngineArgs(
 )
 
 Answers = dict[str, list[int]]
+either_way = pytest.mark.parametrize("ahead", [False, True], ids=["in step", "ahead"])
 
 
 def requests() -> list[Request]:
@@ -62,6 +65,17 @@ def answers(engine: Engine, between_steps: Callable[[], None] = lambda: None) ->
             out.setdefault(news.request_id, []).append(news.token)
     engine.check()
     return out
+
+
+def flown(ahead: bool) -> Callable[[Executor], Executor]:
+    """Has the runner be launched `ahead`, as on a GPU."""
+
+    def around(runner: Executor) -> Executor:
+        assert isinstance(runner, Runner)
+        runner.ahead = ahead
+        return runner
+
+    return around
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +107,47 @@ def test_the_same_words(change: dict[str, object], truth: Answers) -> None:
     built.engine.close()
 
 
+@pytest.mark.parametrize("change", [{}, {"max_num_batched_tokens": 48, "max_num_seqs": 9}])
+def test_the_same_words_ahead(change: dict[str, int], truth: Answers) -> None:
+    built = build(replace(BASE, **change), around=flown(ahead=True))  # type: ignore[arg-type]
+    assert answers(built.engine) == truth
+    built.engine.close()
+
+
+def test_the_same_draws_ahead() -> None:
+    """Some with penalties, which the next step has to wait for, and some with log-probabilities."""
+    found = []
+    for ahead in (False, True):
+        built = build(BASE, around=flown(ahead))
+        for number in range(24):
+            params = SamplingParams(
+                max_tokens=6 + number % 5,
+                temperature=0.8,
+                seed=number,
+                n=1 + number % 2,
+                presence_penalty=0.4 if number % 8 == 3 else 0.0,
+                min_tokens=3 * (number % 3),
+                logprobs=2 if number % 4 == 1 else None,
+                prompt_logprobs=1 if number % 6 == 1 else None,
+            )
+            ends = frozenset(range(0, 2000, 7))
+            prompt = tuple(range(100 + number, 120 + 2 * number))
+            built.engine.submit(
+                Request(request_id=f"r{number}", prompt=prompt, params=params, end_token_ids=ends)
+            )
+        news = []
+        while built.engine.has_work:
+            news += built.engine.step()
+        built.engine.close()
+        found.append(sorted(news, key=lambda one: (one.request_id, one.index)))
+    assert found[0] == found[1]
+
+
+@either_way
 @pytest.mark.parametrize("layout", list(KvLayout))
-def test_the_same_words_after_preemptions(layout: KvLayout, truth: Answers) -> None:
-    built = build(replace(BASE, kv_layout=layout, chunk_bytes=4 * KIB))
+def test_the_same_words_after_preemptions(layout: KvLayout, ahead: bool, truth: Answers) -> None:
+    args = replace(BASE, kv_layout=layout, chunk_bytes=4 * KIB)
+    built = build(args, around=flown(ahead))
     rng = random.Random(5)
 
     def squeeze() -> None:
@@ -110,12 +162,13 @@ def test_the_same_words_after_preemptions(layout: KvLayout, truth: Answers) -> N
 
 
 @pytest.mark.parametrize("layout", list(KvLayout))
+@either_way
 def test_the_same_words_after_parking_below(
-    layout: KvLayout, truth: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: KvLayout, ahead: bool, truth: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = replace(BASE, kv_layout=layout, chunk_bytes=4 * KIB, enable_prefix_caching=True)
     below = replace(args, kv_offloading_size=64 * MIB, kv_offloading_dir=str(tmp_path))
-    built = build(below)
+    built = build(below, around=flown(ahead))
     monkeypatch.setattr(built.engine._scheduler, "_fetching_pays", lambda tokens, seconds: True)
     rng = random.Random(5)
 
@@ -134,12 +187,14 @@ def test_the_same_words_after_parking_below(
     built.engine.close()
 
 
+@either_way
 def test_the_same_words_layer_by_layer(
-    truth: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ahead: bool, truth: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts that keep few layers in memory, and some that decode so."""
     args = replace(BASE, chunk_bytes=4 * KIB, max_num_seqs=12)
-    built = build(replace(args, kv_offloading_size=256 * MIB, kv_offloading_dir=str(tmp_path)))
+    below = replace(args, kv_offloading_size=256 * MIB, kv_offloading_dir=str(tmp_path))
+    built = build(below, around=flown(ahead))
     kv, scheduler = built.engine._memory.kv, built.engine._scheduler
     rng = random.Random(5)
     monkeypatch.setattr(kv, "could_hold", lambda tokens, soon=True: rng.random() < 0.3)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from ellm.core.plan import SamplingTask
+from ellm.core.result import TokenLogprobs
 from ellm.core.sampling import SamplingParams
 from ellm.kernels.heights import height
 from ellm.runtime.sampler import Buffers, Sampler
@@ -58,9 +59,20 @@ def task(
     return SamplingTask(params, [*prompt, *output], len(prompt), seed, banned)
 
 
+def sample(
+    sampler: Sampler, logits: Tensor, tasks: list[SamplingTask]
+) -> list[tuple[int, TokenLogprobs | None]]:
+    """Tokens, and reports on them."""
+    out = torch.empty(len(tasks), dtype=torch.int64)
+    sampler.sample(logits, tasks, out)
+    chosen = out.tolist()
+    reports = sampler.report(logits, chosen, [task.params.logprobs for task in tasks])
+    return list(zip(chosen, reports, strict=True))
+
+
 def tokens(room: Room, logits: Tensor, tasks: list[SamplingTask]) -> list[int]:
     sampler = Sampler(logits.shape[-1], room.workspace, OPS)
-    return [token for token, _ in sampler.sample(logits.clone(), tasks)]
+    return [token for token, _ in sample(sampler, logits.clone(), tasks)]
 
 
 def expected(logits: Tensor, prompt: list[int], output: list[int], p: SamplingParams) -> Tensor:
@@ -155,8 +167,8 @@ def test_company_changes_nothing(room: Room, data: st.DataObject) -> None:
     )
     tasks = [task(data.draw(st.integers(0, 2**63)), **data.draw(fields)) for _ in range(rows)]
     sampler = Sampler(vocab, room.workspace, OPS)
-    together = sampler.sample(logits.clone(), tasks)
-    alone = [sampler.sample(logits[i : i + 1].clone(), [tasks[i]])[0] for i in range(rows)]
+    together = sample(sampler, logits.clone(), tasks)
+    alone = [sample(sampler, logits[i : i + 1].clone(), [tasks[i]])[0] for i in range(rows)]
     assert together == alone
 
 
@@ -213,7 +225,7 @@ def test_broken_rows_spoil_only_themselves(room: Room, fields: dict[str, object]
         ]
     )
     tasks = [task(1, logprobs=2, repetition_penalty=1e-3, **fields) for _ in range(6)]
-    results = Sampler(4, room.workspace, OPS).sample(logits, tasks)
+    results = sample(Sampler(4, room.workspace, OPS), logits, tasks)
     assert [token for token, _ in results] == [1, 0, 0, 0, 3, 0]
     for _, report in results:
         assert report is not None
@@ -232,7 +244,7 @@ def test_logprobs_are_of_the_raw_distribution(room: Room) -> None:
         task(2, temperature=2.0, logprobs=0),
         task(3, temperature=2.0),
     ]
-    results = Sampler(50, room.workspace, OPS).sample(logits.clone(), tasks)
+    results = sample(Sampler(50, room.workspace, OPS), logits.clone(), tasks)
     raw = logits.log_softmax(-1)
     for row in (0, 1):
         token, report = results[row]
@@ -251,7 +263,7 @@ def test_logprobs_are_of_the_raw_distribution(room: Room) -> None:
 
 
 def test_more_logprobs_than_tokens_exist(room: Room) -> None:
-    _, report = Sampler(4, room.workspace, OPS).sample(torch.zeros(1, 4), [task(logprobs=20)])[0]
+    _, report = sample(Sampler(4, room.workspace, OPS), torch.zeros(1, 4), [task(logprobs=20)])[0]
     assert report is not None
     assert len(report.top) == 4
 

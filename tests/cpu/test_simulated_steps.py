@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from ellm.core.config import KvLayout, SchedulingPolicy
-from ellm.core.executor import Executor, Ferry
+from ellm.core.executor import Executor, Ferry, Flight
 from ellm.core.plan import StepPlan, StepShape
 from ellm.core.request import Request
-from ellm.core.result import StepResult
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import MIB
 from ellm.engine.engine import Engine
@@ -62,9 +61,13 @@ class Watched:
     def activation_bytes(self, shape: StepShape) -> int:
         return self.inner.activation_bytes(shape)
 
-    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
+    @property
+    def ahead(self) -> bool:
+        return self.inner.ahead
+
+    def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Flight:
         self.steps.append([(step.seq_id, step.start, len(step.tokens)) for step in plan.steps])
-        return self.inner.execute(plan, ferry)
+        return self.inner.launch(plan, ferry)
 
 
 @contextmanager

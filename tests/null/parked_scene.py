@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from unittest.mock import patch
 
+from ahead import Ahead
 from faulty import FaultyDriver
 from test_engine_sim import VOCAB, expected
 
 from ellm.core.config import ElasticPart, MemoryConfig, MemoryMode, SchedulerConfig
-from ellm.core.executor import Ferry
+from ellm.core.executor import Executor, Ferry, Landed
 from ellm.core.layers import KvArena, LayerSpec
 from ellm.core.objectives import Objectives
 from ellm.core.plan import SequenceStep, StepPlan
 from ellm.core.request import Request
-from ellm.core.result import StepResult
 from ellm.core.sampling import SamplingParams
 from ellm.core.sequence import Sequence as EngineSequence
 from ellm.core.units import KIB, ceil_div
@@ -112,8 +112,9 @@ class WritingExecutor(SimExecutor):
         self.arena: KvArena
         self.sequence: Callable[[int], EngineSequence]
         self.is_lost: Callable[[int], bool] = lambda seq_id: False
+        self.tell: Callable[[Sequence[int]], Sequence[int]] = lambda tokens: tokens
 
-    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
+    def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Landed:
         seconds = MACHINE.seconds(plan.load)
         for layer in range(self._layers):
             if ferry is not None:
@@ -124,7 +125,7 @@ class WritingExecutor(SimExecutor):
             self._clock.advance(seconds / self._layers)
             if ferry is not None:
                 ferry.leave(layer)
-        return super().execute(plan)
+        return super().launch(plan)
 
     def _compute(self, layer: int, step: SequenceStep) -> None:
         size = self.arena.layer.token_bytes
@@ -165,7 +166,7 @@ class WritingExecutor(SimExecutor):
             text = self._texts[step.seq_id] = Text(rows=[bytearray() for _ in range(groups)])
         before = text.digests[-1] if text.digests else (sequence.request.cache_salt or "").encode()
         size = self.arena.layer.token_bytes
-        for token in sequence.tokens[len(text.digests) :]:
+        for token in self.tell(sequence.tokens[len(text.digests) :]):
             before = blake2b(before + array("q", [token]).tobytes(), digest_size=16).digest()
             text.digests.append(before)
             for layer in range(self._layers):
@@ -207,6 +208,7 @@ class ParkedBench:
         budget: int = 512 * KIB,
         layers: Sequence[LayerSpec] = LAYERS,
         layers_per_group: int = 1,
+        ahead: bool = False,
     ) -> None:
         chunk = memory.chunk_bytes or 4 * KIB
         self.driver = FaultyDriver(NullDriver(budget, chunk))
@@ -224,7 +226,11 @@ class ParkedBench:
         self.executor.arena = self.memory.kv.arena
         self.executor.is_lost = self._is_lost
         cost = StepCost(prior=MACHINE)
-        self.engine = Engine(limits, self.memory, self.executor, self.clock, cost=cost)
+        flown: Executor = self.executor
+        if ahead:
+            flown = flying = Ahead(self.executor)
+            self.executor.tell = flying.tell
+        self.engine = Engine(limits, self.memory, flown, self.clock, cost=cost)
         self.executor.sequence = self.engine._sequences.__getitem__
         self.most = self.pool.total
         self.asked: dict[str, Asked] = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ahead import Ahead
 from faulty import FaultyDriver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine_sim import MODEL, expected, request
 
 from ellm.core.config import ElasticPart, KvLayout, MemoryConfig, MemoryMode, SchedulerConfig
+from ellm.core.executor import Executor
 from ellm.core.units import KIB, ceil_div
 from ellm.engine.assembly import assemble_memory
 from ellm.engine.engine import Engine
@@ -27,7 +29,11 @@ class Bench:
     """An engine whose driver may refuse, what was asked of it, and what it has said."""
 
     def __init__(
-        self, memory: MemoryConfig, limits: SchedulerConfig, budget: int = 512 * KIB
+        self,
+        memory: MemoryConfig,
+        limits: SchedulerConfig,
+        budget: int = 512 * KIB,
+        ahead: bool = False,
     ) -> None:
         chunk = memory.chunk_bytes or 4 * KIB
         self.driver = FaultyDriver(NullDriver(budget, chunk))
@@ -35,7 +41,9 @@ class Bench:
         self.pool = ChunkPool(self.driver, budget, unmaps)
         clock = VirtualClock()
         self.memory = assemble_memory(self.pool, MODEL.layers, memory, limits)
-        self.executor = SimExecutor(clock, MODEL.cost, MODEL.activations, Telltale())
+        self.executor: Executor = SimExecutor(clock, MODEL.cost, MODEL.activations, Telltale())
+        if ahead:
+            self.executor = Ahead(self.executor)
         self.engine = Engine(limits, self.memory, self.executor, clock)
         self.most = self.pool.total
         self.texts: dict[str, tuple[list[int], int, int]] = {}
@@ -117,7 +125,7 @@ def benches(draw: st.DrawFn) -> Bench:
         chunked_prefill=draw(st.integers(0, 3)) > 0,
         max_model_len=CONTEXT,
     )
-    return Bench(memory, limits, draw(st.integers(150, 300)) * KIB)
+    return Bench(memory, limits, draw(st.integers(150, 300)) * KIB, draw(st.booleans()))
 
 
 @settings(max_examples=30)

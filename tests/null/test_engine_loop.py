@@ -11,10 +11,10 @@ import pytest
 
 from ellm.core.config import MemoryConfig, SchedulerConfig
 from ellm.core.errors import ConfigError, ContextOverflow, EngineDead, ModelNotFound, QueueFull
+from ellm.core.executor import Flight
 from ellm.core.output import SequenceOutput
 from ellm.core.plan import StepPlan
 from ellm.core.request import Request
-from ellm.core.result import StepResult
 from ellm.core.sampling import SamplingParams
 from ellm.core.sequence import FinishReason
 from ellm.core.units import KIB
@@ -146,7 +146,9 @@ def test_death_is_told_and_pings_fail() -> None:
         def activation_bytes(self, shape: object) -> int:
             return 0
 
-        def execute(self, plan: StepPlan) -> StepResult:
+        ahead = False
+
+        def launch(self, plan: StepPlan, ferry: object) -> Flight:
             raise RuntimeError("boom")
 
     listener = Listener(expected=1)

@@ -25,6 +25,7 @@ def bench_of(
     top: int = 0,
     seqs: int = 4,
     layers_per_group: int = 1,
+    ahead: bool = False,
 ) -> ParkedBench:
     """`chunks` of 4 KiB; a group of 96 tokens takes three of them for each layer it has."""
     return ParkedBench(
@@ -34,6 +35,7 @@ def bench_of(
         chunks * 4 * KIB,
         LAYERS[:1] * groups * layers_per_group,
         layers_per_group,
+        ahead,
     )
 
 
@@ -45,6 +47,7 @@ def test_prompts_that_do_not_fit_run_layer_by_layer(data: st.DataObject) -> None
         base=data.draw(st.sampled_from([60, 120, 400])),
         top=data.draw(st.sampled_from([0, 0, 100])),
         seqs=data.draw(st.integers(2, 4)),
+        ahead=data.draw(st.booleans()),
     )
     for turn in range(data.draw(st.integers(1, 5))):
         for _ in range(data.draw(st.integers(1, 3))):
@@ -92,7 +95,7 @@ class Ride:
         plan = StepPlan((SequenceStep(7, tokens, start, table),), StepShape(tokens=count))
         ferry = self.kv.ferry(plan)
         assert ferry is None or (ferry is not None and self.kv.is_layered(7))
-        self.bench.executor.execute(plan, ferry)
+        self.bench.executor.launch(plan, ferry)
         self.sequence.computed += count
         self.bench.tiers.check()
         self.kv.check()

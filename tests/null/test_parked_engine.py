@@ -57,6 +57,7 @@ def benches(draw: st.DrawFn) -> ParkedBench:
         tier,
         draw(st.integers(130 if static else 96, 190)) * KIB,
         layers_per_group=draw(st.sampled_from([1, 1, 2, 4])),
+        ahead=draw(st.booleans()),
     )
 
 

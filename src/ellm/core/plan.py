@@ -16,6 +16,14 @@ from ellm.core.load import StepLoad
 from ellm.core.sampling import SamplingParams
 
 
+def awaited(place: int) -> int:
+    """What stands for the token that answers task `place` of the step before, not known yet.
+
+    Numbers below 0; `awaited` of such a number is the place again.
+    """
+    return -1 - place
+
+
 class SamplingTask(NamedTuple):
     """Choose the token that follows `tokens`, of which the first `num_prompt` were given.
 
@@ -48,6 +56,8 @@ class SamplingTask(NamedTuple):
 
 class SequenceStep(NamedTuple):
     """Compute `tokens`, which stand at positions `start`, `start + 1`, …
+
+    The last of them may be `awaited`, where the executor runs ahead.
 
     `targets` are the prompt tokens that follow, as many as are to be scored: row i of the logits
     scores `targets[i]`, with as many of its best alternatives as `target_logprobs` says.  `task`

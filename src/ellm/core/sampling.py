@@ -81,6 +81,12 @@ class SamplingParams:
         """Whether the likeliest token is always taken (temperature below 1e-5, as vLLM)."""
         return self.temperature < 1e-5
 
+    @property
+    def reads_output(self) -> bool:
+        """Whether a token is chosen by which ones came before it, beyond what the model sees."""
+        counts = self.frequency_penalty or self.presence_penalty
+        return self.repetition_penalty != 1.0 or bool(counts)
+
 
 def _set(params: SamplingParams, name: str, value: Any) -> None:
     object.__setattr__(params, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -13,12 +14,13 @@ class SequenceStatus(Enum):
     """Where a sequence is.  A preempted one waits again, at its old place.
 
     Whether its KV was lost or is parked below is the KV manager's to know; RETURNING is one whose
-    KV is on its way up.
+    KV is on its way up, LANDING one whose last token is being computed.
     """
 
     WAITING = "waiting"
     RETURNING = "returning"
     RUNNING = "running"
+    LANDING = "landing"
     FINISHED = "finished"
 
 
@@ -42,7 +44,8 @@ class Sequence:
     KV the others share.  `cached` prompt tokens were found computed, `fetched` of them in the tier
     below; `prompt_scored` tokens have had their log-probability reported.  Times are in the engine
     clock's seconds.  `task` asks for the token after the last.  Two sequences share a prefix only
-    if their `salt` is the same.
+    if their `salt` is the same.  The last token may be one that a step under way will tell, and
+    what that step computes counts as computed.
     """
 
     seq_id: int
@@ -85,6 +88,21 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt)
 
     @property
+    def awaits_token(self) -> bool:
+        """Whether nobody knows the last token yet."""
+        return bool(self.tokens) and self.tokens[-1] < 0
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether its KV is where others can share it."""
+        return self.status in (SequenceStatus.RUNNING, SequenceStatus.LANDING)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many tokens as it may have."""
+        return self.num_output >= self.request.max_tokens
+
+    @property
     def wants_scores(self) -> bool:
         """Whether the prompt's log-probabilities are asked for (of choice 0 alone)."""
         return self.index == 0 and self.request.params.prompt_logprobs is not None
@@ -108,3 +126,10 @@ class Sequence:
     @property
     def finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED
+
+
+def choices_of(request: Request, ids: Iterator[int], seed: int) -> list[Sequence]:
+    """A sequence for each choice that a request wants: seeds count up from `seed`."""
+    first = Sequence(next(ids), request, 0, seed)
+    others = range(1, request.params.n)
+    return [first, *(Sequence(next(ids), request, i, seed + i, first) for i in others)]

@@ -1,9 +1,12 @@
-"""The loop: plan, execute, commit.
+"""The loop: plan, launch, land.
 
     step    tidy      what the last step left undone: unmap, map ahead, keep some memory free
             plan      the scheduler grants tokens, KV rows and a workspace, all or none
-            execute   the executor computes them
-            commit    tokens are appended, prefixes published, the finished freed
+            launch    the executor computes them
+            land      tokens are told, prefixes published, the finished freed
+
+An executor that runs ahead computes one step while the next is planned and launched: then it is the
+step before that lands (engine/underway.py).
 
 One thread calls this.  Nothing here knows what a tensor is.
 """
@@ -11,7 +14,6 @@ One thread calls this.  Nothing here knows what a tensor is.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
 
@@ -21,23 +23,23 @@ from ellm.core.errors import ContextOverflow, DriverError, QueueFull
 from ellm.core.executor import Executor
 from ellm.core.objectives import Objectives
 from ellm.core.output import SequenceOutput
-from ellm.core.plan import SequenceStep, StepPlan
+from ellm.core.plan import SequenceStep, StepPlan, awaited
 from ellm.core.request import Request
-from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
-from ellm.core.sequence import FinishReason, Sequence
+from ellm.core.result import SequenceResult
+from ellm.core.sequence import FinishReason, Sequence, choices_of
 from ellm.engine.assembly import EngineMemory
 from ellm.engine.finish import finish_reason
 from ellm.engine.fit import fix_shares, require_context
 from ellm.engine.housekeeper import Housekeeper
+from ellm.engine.news import fresh_scores, news_of
 from ellm.engine.recorder import Recorder
+from ellm.engine.underway import UnderWay
 from ellm.obs.goodput import Goodput
 from ellm.obs.snapshot import EngineSnapshot
 from ellm.obs.stats import EngineStats
-from ellm.scheduling.choose import choose_policy
+from ellm.scheduling.choose import choose_displacement, choose_policy
 from ellm.scheduling.cost import StepCost
-from ellm.scheduling.displacement import Displacement
 from ellm.scheduling.scheduler import Scheduler
-from ellm.scheduling.slo import SloPolicy
 
 SEED_BITS = 63
 
@@ -75,8 +77,8 @@ class Engine:
         self._policy = choose_policy(config, self._cost, memory.bytes_below)
         parks = memory.config.uses(ElasticPart.PARK)
         displacement = None
-        if parks and memory.bytes_below and isinstance(self._policy, SloPolicy):
-            displacement = Displacement(memory.kv, self._policy, self._cost)
+        if parks and memory.bytes_below:
+            displacement = choose_displacement(self._policy, memory.kv, self._cost)
         self._scheduler = Scheduler(
             config,
             memory.kv,
@@ -94,11 +96,18 @@ class Engine:
         self._news: list[SequenceOutput] = []
         self._stalled = False
         self._latest: float | None = None
+        self._under_way: UnderWay | None = None
+        self._landed = clock.now()
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to run or to report."""
         return bool(self._sequences) or bool(self._news)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is here."""
+        return not self._sequences
 
     @property
     def request_ids(self) -> list[str]:
@@ -109,7 +118,7 @@ class Engine:
     def obstacle(self) -> DriverError | None:
         """Why the last step ran nothing though there was work; None if it did, or there was none.
 
-        The budget always holds one sequence, so it is the machine that has less than the budget.
+        The budget always holds one sequence: it is the machine that has less.
         """
         if not self._stalled:
             return None
@@ -152,16 +161,12 @@ class Engine:
     def enqueue(self, request: Request) -> None:
         """Queue a request that `check_request` has let in."""
         self._latest = None
-        seed = request.params.seed
-        seed = self._random.getrandbits(SEED_BITS) if seed is None else seed
-        sequences: list[Sequence] = []
-        for index in range(request.params.n):
-            parent = sequences[0] if sequences else None
-            sequence = Sequence(next(self._ids), request, index, seed + index, parent)
-            sequences.append(sequence)
+        if (seed := request.params.seed) is None:
+            seed = self._random.getrandbits(SEED_BITS)
+        sequences = self._requests[request.request_id] = choices_of(request, self._ids, seed)
+        for sequence in sequences:
             self._sequences[sequence.seq_id] = sequence
             self._scheduler.add(sequence)
-        self._requests[request.request_id] = sequences
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one choice of it.  Its memory is free on return.
@@ -178,8 +183,10 @@ class Engine:
         self._latest = None
         for sequence in list(self._requests.get(request_id, ())):
             if index is None or sequence.index == index:
+                if sequence.awaits_token:  # it will never be told
+                    sequence.tokens.pop()
                 self._end(sequence, reason)
-                self._news.append(_news(sequence))
+                self._news.append(news_of(sequence))
 
     def step(self) -> list[SequenceOutput]:
         """Run one step if anything can run, and report what happened since the last call."""
@@ -192,6 +199,8 @@ class Engine:
         Whoever runs several engines as one (the simulator) looks at all their plans in between.
         """
         self._latest = None
+        if self._under_way is not None and not self._under_way.foreseeable:
+            self._land()
         self._keeper.tidy(self._scheduler.running)
         with self._keeper.critical():
             plan = self._plan()
@@ -199,17 +208,17 @@ class Engine:
         return None if self._stalled else plan
 
     def finish(self, plan: StepPlan) -> list[SequenceOutput]:
-        """Run what `begin` has planned, and report what happened since the last report."""
-        news = self.news()
-        started = self.clock.now()
-        self._recorder.planned(self._planned(plan))
-        news += self._commit(plan, *self._execute(plan))
-        self._recorder.stepped(plan.shape.tokens, started, self._scheduler.preemptions)
-        seconds = self.clock.now() - started
-        self._cost.observe(plan.load, seconds)
-        self.stats.step_time_error = self._cost.error
-        self._policy.stepped(plan.load, seconds)
-        return news
+        """Run what `begin` has planned, and report what happened since the last report.
+
+        If the executor runs ahead, the tokens of this step are told by the next call.
+        """
+        step = self._launch(plan)
+        self._land()
+        self._count_on(step)
+        self._under_way = step
+        if not self._executor.ahead:
+            self._land()
+        return self.news()
 
     def news(self) -> list[SequenceOutput]:
         """What happened between steps and was not reported yet."""
@@ -217,15 +226,22 @@ class Engine:
         return news
 
     def _plan(self) -> StepPlan | None:
-        """The next step; None if nothing can run, though it may when copies have ended."""
+        """The next step; None if nothing can run."""
         while self._memory.pool.free < 0:  # the budget was lowered
             self._memory.kv.room.step_is_over()
             if not self._memory.balloon.shrink() and not self._scheduler.yield_memory():
                 break
         plan = self._scheduler.schedule(self.clock.now())
-        while plan is None and self._scheduler.has_work and self._memory.kv.wait():
+        while plan is None and self._something_ends():
             plan = self._scheduler.schedule(self.clock.now())
         return plan
+
+    def _something_ends(self) -> bool:
+        """Wait for the step under way, or for a copy; False if nothing could make a difference."""
+        if self._under_way is not None:
+            self._land()
+            return True
+        return self._scheduler.has_work and self._memory.kv.wait()
 
     def _inflate(self, plan: StepPlan) -> bool:
         """Give the step its workspace; False only if the machine has less than the budget says."""
@@ -235,48 +251,78 @@ class Engine:
             return workspace.grow(need)
         except DriverError as refusal:
             pool.refusal = refusal
+            self._land()
             return False
 
-    def _execute(self, plan: StepPlan) -> tuple[StepResult, Collection[int]]:
-        """The step's results, and the sequences whose KV was lost while it ran."""
+    def _launch(self, plan: StepPlan) -> UnderWay:
+        started = self.clock.now()
+        sequences = [self._sequences[step.seq_id] for step in plan.steps]
+        self._recorder.planned(sequences)
         ferry = self._memory.kv.ferry(plan)
-        if ferry is None:
-            return self._executor.execute(plan), ()
-        result = self._executor.execute(plan, ferry)
-        return result, ferry.finish()
+        flight = self._executor.launch(plan, ferry)
+        lost = () if ferry is None else ferry.finish()
+        return UnderWay(plan, sequences, flight, started, lost)
 
-    def _planned(self, plan: StepPlan) -> list[Sequence]:
-        return [self._sequences[step.seq_id] for step in plan.steps]
+    def _count_on(self, step: UnderWay) -> None:
+        """Book what a step will have done when it lands."""
+        ahead, place = self._executor.ahead, 0
+        for sequence, part in zip(step.sequences, step.plan.steps, strict=True):
+            task = part.task
+            if task is not None:
+                place += 1
+            if sequence.finish_reason is not None:
+                continue  # it has ended with the step before
+            if part.seq_id in step.lost:
+                self._scheduler.start_over(sequence)
+                continue
+            sequence.computed = part.length
+            if task is None:
+                continue
+            sequence.tokens.append(awaited(place - 1))
+            if ahead:
+                step.foreseeable &= not task.params.reads_output
+                if sequence.is_full:
+                    self._scheduler.let_land(sequence)
 
-    def _commit(
-        self, plan: StepPlan, result: StepResult, lost: Collection[int]
-    ) -> list[SequenceOutput]:
+    def _land(self) -> None:
+        """Wait for the step under way, if there is one, and take down what it answers."""
+        step, self._under_way = self._under_way, None
+        if step is None:
+            return
+        answers = step.flight.result().sequences
         now = self.clock.now()
-        for seq_id in lost:
-            self._scheduler.start_over(self._sequences[seq_id])
-        pairs = zip(plan.steps, result.sequences, strict=True)
-        outputs = [
-            self._commit_one(step, answer, now) for step, answer in pairs if step.seq_id not in lost
-        ]
-        return [output for output in outputs if output is not None]
+        for sequence, part, answer in zip(step.sequences, step.plan.steps, answers, strict=True):
+            assert part.seq_id == answer.seq_id, (part.seq_id, answer.seq_id)
+            if sequence.finish_reason is None and part.seq_id not in step.lost:
+                self._take_down(sequence, part, answer, now)
+        self._note_time(step)
 
-    def _commit_one(
-        self, step: SequenceStep, answer: SequenceResult, now: float
-    ) -> SequenceOutput | None:
-        assert step.seq_id == answer.seq_id, (step.seq_id, answer.seq_id)
-        sequence = self._sequences[step.seq_id]
-        scores = _fresh(sequence, answer.scores) if answer.scores else ()
-        sequence.computed = step.length
-        self._memory.kv.publish(step.seq_id, sequence.tokens, step.length, sequence.salt)
-        if answer.token is None:
-            return _news(sequence, answer, scores) if scores else None
-        sequence.tokens.append(answer.token)
-        self._policy.token(sequence, now)
-        self._recorder.token(sequence, now)
-        reason = finish_reason(sequence)
-        if reason is not None:
-            self._end(sequence, reason)
-        return _news(sequence, answer, scores)
+    def _take_down(
+        self, sequence: Sequence, part: SequenceStep, answer: SequenceResult, now: float
+    ) -> None:
+        token, length = answer.token, part.length
+        scores = fresh_scores(sequence, part.start, answer.scores) if answer.scores else ()
+        if token is not None:
+            sequence.tokens[length] = token
+        if sequence.computed >= length:  # it has not yielded its memory meanwhile
+            self._memory.kv.publish(part.seq_id, sequence.tokens, length, sequence.salt)
+        if token is not None:
+            self._policy.token(sequence, now)
+            self._recorder.token(sequence, now)
+            reason = finish_reason(sequence)
+            if reason is not None:
+                self._end(sequence, reason)
+        if token is not None or scores:
+            self._news.append(news_of(sequence, answer, scores))
+
+    def _note_time(self, step: UnderWay) -> None:
+        """A step took from its launch, or from when the one before had landed, until now."""
+        began, self._landed = max(step.started, self._landed), self.clock.now()
+        seconds, load = self._landed - began, step.plan.load
+        self._recorder.stepped(load.tokens, seconds, self._scheduler.preemptions)
+        self._cost.observe(load, seconds)
+        self.stats.step_time_error = self._cost.error
+        self._policy.stepped(load, seconds)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """Take a sequence out and free its memory."""
@@ -291,16 +337,12 @@ class Engine:
         if not siblings:
             del self._requests[sequence.request.request_id]
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is here."""
-        return not self._sequences
-
     def rest(self) -> int:
         """Give idle memory back to the machine; how many bytes.  For when there is no work.
 
         Kept prefixes stay.
         """
+        self._land()
         self._memory.workspace.clear()
         self._memory.kv.rest()
         self._keeper.settle()
@@ -327,6 +369,7 @@ class Engine:
 
     def dispose(self) -> None:
         """Give KV and activations back, with their addresses; of no use afterwards."""
+        self._land()
         self._memory.dispose()
 
     def check(self) -> None:
@@ -351,30 +394,7 @@ class Engine:
 
     def close(self) -> None:
         """Release all memory at once.  The engine is of no use afterwards."""
+        self._land()
         if self._memory.tiers is not None:
             self._memory.tiers.close()
         self._memory.pool.driver.close()
-
-
-def _news(
-    sequence: Sequence,
-    answer: SequenceResult | None = None,
-    scores: tuple[TokenLogprobs, ...] = (),
-) -> SequenceOutput:
-    """What just happened to `sequence`, its end included."""
-    return SequenceOutput(
-        sequence.request.request_id,
-        sequence.index,
-        answer.token if answer else None,
-        answer.logprobs if answer else None,
-        scores,
-        sequence.finish_reason,
-        sequence.cached,
-    )
-
-
-def _fresh(sequence: Sequence, scores: tuple[TokenLogprobs, ...]) -> tuple[TokenLogprobs, ...]:
-    """Those that were not reported before a preemption, after which they are computed again."""
-    fresh = scores[max(0, sequence.prompt_scored - sequence.computed) :]
-    sequence.prompt_scored += len(fresh)
-    return fresh

@@ -19,6 +19,6 @@ def finish_reason(sequence: Sequence) -> FinishReason | None:
             return FinishReason.STOP
         if params.stop_token_ids and token in params.stop_token_ids:
             return FinishReason.STOP
-    if made >= request.max_tokens:
+    if sequence.is_full:
         return FinishReason.LENGTH
     return None

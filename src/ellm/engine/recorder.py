@@ -29,12 +29,12 @@ class Recorder:
                     self._stats.cached_tokens += sequence.cached
                     self._stats.fetched_tokens += sequence.fetched
 
-    def stepped(self, tokens: int, started: float, preemptions: int) -> None:
+    def stepped(self, tokens: int, seconds: float, preemptions: int) -> None:
         """A step of `tokens` tokens ended; `preemptions` is the total so far."""
         self._stats.steps += 1
         self._stats.preemptions = preemptions
         self._stats.iteration_tokens.observe(tokens)
-        self._stats.step_time.observe(self._clock.now() - started)
+        self._stats.step_time.observe(seconds)
 
     def token(self, sequence: Sequence, now: float) -> None:
         """A token was generated at `now`."""

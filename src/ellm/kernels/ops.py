@@ -144,6 +144,10 @@ class Ops(Protocol):
         """Rows `ids` (int64) of a packed matrix, in the first rows of `out`."""
         ...
 
+    def follow(self, ids: Tensor, answers: Tensor) -> None:
+        """Put `answers[-1 - id]` for every id (int64 [T]) below 0, in place; never recorded."""
+        ...
+
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
         """Rows `rows` (int64) of `x`, which is not packed."""
         ...

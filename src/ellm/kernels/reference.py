@@ -69,6 +69,9 @@ class ReferenceOps:
         self.select(weight, ids, out[: len(ids)])
         out[len(ids) :].zero_()
 
+    def follow(self, ids: Tensor, answers: Tensor) -> None:
+        follow(ids, answers)
+
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
         torch.index_select(x, 0, rows, out=out)
 
@@ -175,6 +178,12 @@ class ReferenceOps:
                 _aten.gelu.out(gate, approximate="tanh", out=out)
         if up is not None:
             out.mul_(up)
+
+
+def follow(ids: Tensor, answers: Tensor) -> None:
+    """kernels.ops.Ops.follow."""
+    known = answers[ids.bitwise_not().clamp_(min=0)]  # -1 - id
+    ids.copy_(torch.where(ids < 0, known, ids))
 
 
 def _norm_room(x: Tensor, temp: Temp) -> tuple[Tensor, Tensor]:

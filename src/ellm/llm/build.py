@@ -102,6 +102,8 @@ class House:
         """Release all memory at once.  No model is of use afterwards."""
         for times in self.times:
             times.save()
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)  # a step may be under way
         if self.tiers is not None:
             self.tiers.close()
         self.pool.driver.close()
@@ -152,8 +154,11 @@ class Resident:
         )
         workspace = Workspace(parts.workspace.address, parts.workspace.capacity, house.device)
         sampler = Sampler(plan.spec.vocab_size, workspace, self._ops)
-        runner = Runner(plan.spec, views, parts.kv.arena, workspace, self._ops, sampler)
         limits = plan.limits
+        tasks = limits.max_num_seqs
+        runner = Runner(
+            plan.spec, views, parts.kv.arena, workspace, self._ops, sampler, tasks=tasks
+        )
         if plan.args.max_model_len == 0:
             longest = longest_context(parts, runner.activation_bytes, limits.max_model_len)
             limits = replace(limits, max_model_len=max(1, longest))

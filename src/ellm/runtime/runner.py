@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ellm.core.executor import Ferry
+from ellm.core.executor import Ferry, Flight
 from ellm.core.layers import KvArena
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
@@ -21,6 +21,7 @@ from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
 from ellm.runtime.batch import InputRoom
+from ellm.runtime.feedback import Feedback, Sent
 from ellm.runtime.ordered_ferry import OrderedFerry
 from ellm.runtime.views import put, view
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
@@ -31,16 +32,19 @@ LOGIT_BLOCK = 64
 _BLOCKS_ON_GPU = 4
 _REMEMBERED_SHAPES = 4096
 _REMEMBERED_PROGRAMS = 512
-_NOTHING = (None, None)
 
 
 class Sampler(Protocol):
     """Chooses and scores tokens; takes its room from the workspace."""
 
-    def sample(
-        self, logits: Tensor, tasks: Sequence[SamplingTask]
-    ) -> list[tuple[int, TokenLogprobs | None]]:
-        """A token for each row of [R, vocab], and its log-probabilities where wanted."""
+    def sample(self, logits: Tensor, tasks: Sequence[SamplingTask], out: Tensor) -> None:
+        """A token for each row of [R, vocab], into int64 [R]."""
+        ...
+
+    def report(
+        self, logits: Tensor, tokens: Sequence[int], wanted: Sequence[int | None]
+    ) -> list[TokenLogprobs | None]:
+        """Log-probabilities of the tokens chosen, where a number of the likeliest is wanted."""
         ...
 
     def score(self, logits: Tensor, targets: Sequence[int], top: int) -> list[TokenLogprobs]:
@@ -62,11 +66,36 @@ def _rounded(shape: StepShape, block: int) -> StepShape:
     )
 
 
+class Answers:
+    """core.executor.Flight: tokens on their way, and log-probabilities that are there already."""
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        tokens: Sent,
+        reports: Sequence[TokenLogprobs | None],
+        scores: Sequence[tuple[TokenLogprobs, ...]],
+    ) -> None:
+        self._plan = plan
+        self._tokens = tokens
+        self._reports = reports
+        self._scores = scores
+
+    def result(self) -> StepResult:
+        chosen = zip(self._tokens(), self._reports, strict=True)
+        results = []
+        for step, scores in zip(self._plan.steps, self._scores, strict=True):
+            token, report = next(chosen) if step.task else (None, None)
+            results.append(SequenceResult(step.seq_id, token, report, scores))
+        return StepResult(tuple(results))
+
+
 class Runner:
     """core.executor.Executor on PyTorch.
 
     The arena and the workspace are addresses: the caller has memory mapped behind the rows of
-    every table of a plan, and behind the workspace as far as `activation_bytes` says.
+    every table of a plan, and behind the workspace as far as `activation_bytes` says.  A step
+    has at most `tasks` of them.  By default it runs `ahead` on a GPU.
     """
 
     def __init__(
@@ -77,6 +106,9 @@ class Runner:
         workspace: Workspace,
         ops: Ops,
         sampler: Sampler,
+        *,
+        tasks: int,
+        ahead: bool | None = None,
     ) -> None:
         self._ops = ops
         self._decoder = Decoder(spec, weights, ops)
@@ -85,6 +117,8 @@ class Runner:
         self._vocab_size = spec.vocab_size
         self._kv = kv_planes(arena, spec.num_layers, weights.embed.dtype, weights.embed.device)
         self._on_gpu = weights.embed.device.type == "cuda"
+        self._feedback = Feedback(tasks, weights.embed.device)
+        self.ahead = self._on_gpu if ahead is None else ahead
         self._counted: dict[StepShape, int] = {}
         self._programs: dict[tuple[int, ...], Program] = {}
 
@@ -108,22 +142,24 @@ class Runner:
         return known
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
+    def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Flight:
         if ferry is not None and self._on_gpu:
             ferry = OrderedFerry(ferry)
         shape = _rounded(plan.shape, self._block)
         self._workspace.reset()
         room, buffers = self._workspace.again(shape, lambda scratch: self._take(scratch, shape))
         inputs = room.fill(plan)
+        if self.ahead:
+            self._ops.follow(inputs.ids, self._feedback.tokens)
         self._forward(room, inputs, buffers, shape, ferry)
         pairs = list(zip(plan.steps, inputs.segments, strict=True))
-        chosen = self._sample(pairs, buffers, shape)
-        results = []
-        for step, segment in pairs:
-            token, logprobs = next(chosen) if step.task else _NOTHING
-            scores = self._score(step, segment.first, buffers, shape) if step.targets else ()
-            results.append(SequenceResult(step.seq_id, token, logprobs, scores))
-        return StepResult(tuple(results))
+        reports = self._sample(pairs, buffers, shape)
+        sent = self._feedback.send(len(reports))
+        scores = [
+            self._score(step, segment.first, buffers, shape) if step.targets else ()
+            for step, segment in pairs
+        ]
+        return Answers(plan, sent, reports, scores)
 
     def _take(self, scratch: Scratch, shape: StepShape) -> tuple[InputRoom, Buffers]:
         return InputRoom.take(scratch, shape), self._decoder.take(scratch, shape)
@@ -170,17 +206,22 @@ class Runner:
         pairs: Sequence[tuple[SequenceStep, Segment]],
         buffers: Buffers,
         shape: StepShape,
-    ) -> Iterator[tuple[int, TokenLogprobs | None]]:
-        """Answers to the steps that have a task, in their order."""
+    ) -> list[TokenLogprobs | None]:
+        """Choose tokens for the steps that have a task, and report on them, in their order."""
         tasks = [step.task for step, _ in pairs if step.task]
         rows = [segment.first + segment.count - 1 for step, segment in pairs if step.task]
-        chosen: list[tuple[int, TokenLogprobs | None]] = []
+        reports: list[TokenLogprobs | None] = []
         for begin in range(0, len(rows), self._block):
-            some = slice(begin, begin + self._block)
+            some = slice(begin, min(begin + self._block, len(rows)))
+            wanted = [task.params.logprobs for task in tasks[some]]
             with scope(self._workspace):
-                logits = self._logits(rows[some], buffers, shape)
-                chosen += self._sampler.sample(logits, tasks[some])
-        return iter(chosen)
+                logits, out = self._logits(rows[some], buffers, shape), self._feedback.tokens[some]
+                self._sampler.sample(logits, tasks[some], out)
+                if all(count is None for count in wanted):
+                    reports += [None] * len(wanted)
+                else:
+                    reports += self._sampler.report(logits, out.tolist(), wanted)
+        return reports
 
     def _score(
         self, step: SequenceStep, first: int, buffers: Buffers, shape: StepShape

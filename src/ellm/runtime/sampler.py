@@ -41,12 +41,10 @@ class Buffers:
     """Room for R rows over a vocabulary of V, of which so many at a time are reported.
 
     line             [V] float32: where changed logits stand by id; the others mean nothing
-    ids              [R] int64: tokens
     values, likeliest    float32 and int64: what the rows of a report can have
     """
 
     line: Tensor
-    ids: Tensor
     values: Tensor
     likeliest: Tensor
     temp: Temp
@@ -58,7 +56,6 @@ class Buffers:
         reported = min(rows, _REPORTED_ROWS) * (1 + top)
         return cls(
             line=scratch.take((vocab_size,), torch.float32),
-            ids=scratch.take((rows,), torch.int64),
             values=scratch.take((reported,), torch.float32),
             likeliest=scratch.take((reported,), torch.int64),
             temp=ops.logit_temp(scratch, rows, vocab_size, top),
@@ -74,21 +71,27 @@ class Sampler:
         self._ops = ops
         self._plainly: dict[int, tuple[Tensor, Changes]] = {}
 
-    def sample(
-        self, logits: Tensor, tasks: Sequence[SamplingTask]
-    ) -> list[tuple[int, TokenLogprobs | None]]:
-        """A token for each task, and its log-probabilities where the task's params ask for them.
+    def sample(self, logits: Tensor, tasks: Sequence[SamplingTask], out: Tensor) -> None:
+        """A token for each task, into `out` (int64 [R]); nobody waits for it.
 
         `logits` is [R, V] in any floating dtype, row i for `tasks[i]`.
         """
         assert logits.shape == (len(tasks), self._vocab_size), (logits.shape, len(tasks))
         with scope(self._workspace) as scratch:
             buffers = self._buffers(scratch, len(tasks))
-            tokens = self._choose(logits, tasks, buffers)
-            wanted = [task.params.logprobs for task in tasks]
-            if all(count is None for count in wanted):
-                return [(token, None) for token in tokens]
-            return list(zip(tokens, self._report(logits, tokens, wanted, buffers), strict=True))
+            touched = [_touched(task) for task in tasks]
+            if not any(touched) and all(task.params.greedy for task in tasks):
+                how, changes = self._plain(len(tasks), logits.device)
+            else:
+                how, changes = _how(tasks), _changes(logits, tasks, touched, buffers.line)
+            self._ops.sample(logits, how, changes, out, buffers.temp)
+
+    def report(
+        self, logits: Tensor, tokens: Sequence[int], wanted: Sequence[int | None]
+    ) -> list[TokenLogprobs | None]:
+        """How likely `tokens[i]` was in row i, and the `wanted[i]` likeliest; None for None."""
+        with scope(self._workspace) as scratch:
+            return self._report(logits, tokens, wanted, self._buffers(scratch, len(tokens)))
 
     def score(self, logits: Tensor, targets: Sequence[int], top: int) -> list[TokenLogprobs]:
         """How likely `targets[i]` was in row i, and the `top` likeliest tokens of that row.
@@ -107,17 +110,6 @@ class Sampler:
             ("sampler", rows),
             lambda scratch: Buffers.take(scratch, self._ops, rows, self._vocab_size),
         )
-
-    def _choose(self, logits: Tensor, tasks: Sequence[SamplingTask], buffers: Buffers) -> list[int]:
-        count, touched = len(tasks), [_touched(task) for task in tasks]
-        if not any(touched) and all(task.params.greedy for task in tasks):
-            how, changes = self._plain(count, logits.device)
-        else:
-            how, changes = _how(tasks), _changes(logits, tasks, touched, buffers.line)
-        ids = buffers.ids if height(count) == count else buffers.ids[:count]
-        self._ops.sample(logits, how, changes, ids, buffers.temp)
-        tokens: list[int] = ids.tolist()
-        return tokens
 
     def _plain(self, count: int, device: torch.device) -> tuple[Tensor, Changes]:
         """How `count` rows are sampled of which only the likeliest token is wanted."""

@@ -13,6 +13,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ellm.core.units import KIB
+
+# Bytes of ordinary memory that a copy to the device takes along.
+_WITH_THE_CALL = 64 * KIB
+
 
 def view(
     address: int,
@@ -40,6 +45,8 @@ def put(numbers: array[int], into: Tensor) -> None:
         # A step does this between kernels, when the caches hold nothing of PyTorch.
         memmove(into.data_ptr(), numbers.buffer_info()[0], size)
     else:
-        # Ordinary memory is staged before the call returns, and what is queued is not waited for.
         fresh = torch.frombuffer(numbers, dtype=torch.int64)
+        # A little of ordinary memory travels with the call; for more the driver may wait until the
+        # device has done what is queued.  PyTorch keeps pinned memory until it has been read.
+        fresh = fresh if size <= _WITH_THE_CALL else fresh.pin_memory()
         into[: len(numbers)].copy_(fresh, non_blocking=True)

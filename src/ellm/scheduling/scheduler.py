@@ -86,6 +86,11 @@ class Scheduler:
         sequence.status = SequenceStatus.FINISHED
         self._kv.free(sequence.seq_id, keep=keep_prefix)
 
+    def let_land(self, sequence: Sequence) -> None:
+        """A running sequence has its last token under way: it keeps its KV, and is in no step."""
+        self.running.remove(sequence)
+        sequence.status = SequenceStatus.LANDING
+
     def schedule(self, now: float) -> StepPlan | None:
         """The next step, with all its memory granted; None if there is nothing to run."""
         self._kv.begin(now)
@@ -237,14 +242,13 @@ class Scheduler:
         insort(self.running, sequence, key=lambda s: s.order)
 
     def _admit(self, draft: Draft, now: float) -> None:
-        skipped, newcomers = [], 0
-        self._too_many = _UNBOUNDED
+        skipped, newcomers, self._too_many = [], 0, _UNBOUNDED
         for sequence in self.waiting.drain(now):
             active = len(self.running) + len(self.returning)
             if not draft.left or active >= self._config.max_num_seqs:
                 skipped.append(sequence)
                 break
-            if sequence.waits_for_parent:
+            if sequence.waits_for_parent or sequence.awaits_token:
                 skipped.append(sequence)
             elif not self._start(sequence, draft, now):
                 skipped.append(sequence)
@@ -279,7 +283,8 @@ class Scheduler:
             self._forget(sequence)
             where = None
         # A newcomer whose tokens would not fit now would be preempted soon, or preempt.
-        if self.running and not self._could_hold(self._tokens_to_hold(sequence)):
+        known = self._kv.known(sequence.seq_id, sequence.tokens, sequence.salt)
+        if self.running and not self._could_hold(len(sequence.tokens) - known):
             return where is None and self._start_layered(sequence, draft, now)
         if where is not None:
             return self._recall(sequence, draft, now)
@@ -310,11 +315,6 @@ class Scheduler:
         sequence.computed = 0
         if sequence.first_scheduled is None:
             sequence.cached = sequence.fetched = 0
-
-    def _tokens_to_hold(self, sequence: Sequence) -> int:
-        """Tokens whose KV a waiting sequence would take, beside what it could share."""
-        known = self._kv.known(sequence.seq_id, sequence.tokens, sequence.salt)
-        return len(sequence.tokens) - known
 
     def _start_layered(self, sequence: Sequence, draft: Draft, now: float) -> bool:
         """Admit a prompt with as many layers as fit, the others going below as it is computed."""
@@ -388,7 +388,7 @@ class Scheduler:
             return  # scores need the logits of every prompt token
         price = self._activation_bytes(draft.shape)
         parent = sequence.parent
-        if parent is not None and parent.status is SequenceStatus.RUNNING:
+        if parent is not None and parent.is_in_memory:
             shared = sequence.num_prompt - 1
             if shared and parent.computed > shared:
                 if self._kv.share(parent.seq_id, sequence.seq_id, shared, price):

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable
 from typing import Protocol
 
-from ellm.core.executor import Ferry
+from ellm.core.executor import Ferry, Landed
 from ellm.core.load import StepLoad
 from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
@@ -41,13 +41,17 @@ class SimExecutor:
         self._layers = layers
         self.activation_bytes = activations
 
-    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
+    @property
+    def ahead(self) -> bool:
+        return False
+
+    def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Landed:
         seconds = self._time.seconds(plan.load)
         if ferry is None:
             self._clock.advance(seconds)
         else:
             self._layer_by_layer(seconds, ferry)
-        return StepResult(tuple(self._result(step) for step in plan.steps))
+        return Landed(StepResult(tuple(self._result(step) for step in plan.steps)))
 
     def _layer_by_layer(self, seconds: float, ferry: Ferry) -> None:
         for layer in range(self._layers):

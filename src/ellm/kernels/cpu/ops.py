@@ -18,6 +18,7 @@ from ellm.kernels.cpu.library import DTYPES, Kind, Library, Op, operation
 from ellm.kernels.cpu.tape import Tape
 from ellm.kernels.heights import height
 from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
+from ellm.kernels.reference import follow
 from ellm.kernels.scratch import Scratch
 
 # kWidest of native/attention_room.h.
@@ -92,6 +93,9 @@ class NativeOps:
     def pack(self, weight: Tensor) -> None:
         rows, columns = weight.shape
         self._library.pack(weight.data_ptr(), rows, columns, DTYPES[weight.dtype])
+
+    def follow(self, ids: Tensor, answers: Tensor) -> None:
+        follow(ids, answers)
 
     def select(self, x: Tensor, rows: Tensor, out: Tensor) -> None:
         self._select(Kind.SELECT, x, rows, out)

@@ -13,6 +13,7 @@ from ellm.kernels.activation import Activation
 from ellm.kernels.cuda import activate, norm, rotary
 from ellm.kernels.cuda.attention import Room, TableAttention
 from ellm.kernels.cuda.decoding import Parts
+from ellm.kernels.cuda.follow import follow
 from ellm.kernels.cuda.graph import Graph, Recorder
 from ellm.kernels.cuda.likeliest import likeliest
 from ellm.kernels.cuda.rows import store
@@ -67,6 +68,9 @@ class CudaOps(ReferenceOps):
             gathered=scratch.take(kv_shape, dims.dtype),
             paged=shape.gathers,
         )
+
+    def follow(self, ids: Tensor, answers: Tensor) -> None:
+        follow(ids, answers)
 
     def rms_norm(
         self,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from ellm.core.executor import Executor, Ferry
+from ellm.core.executor import Executor, Ferry, Flight, Landed
 from ellm.core.load import StepLoad
 from ellm.core.plan import StepPlan, StepShape
 from ellm.core.request import Request
@@ -50,13 +50,16 @@ class Idler:
     def activation_bytes(self, shape: StepShape) -> int:
         return self._runner.activation_bytes(shape)
 
-    def execute(self, plan: StepPlan, ferry: Ferry | None = None) -> StepResult:
+    @property
+    def ahead(self) -> bool:
+        return self._runner.ahead
+
+    def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Flight:
         self.load = plan.load
         if not self.idle:
-            return self._runner.execute(plan, ferry)
-        return StepResult(
-            tuple(SequenceResult(s.seq_id, LOWEST_ID if s.task else None) for s in plan.steps)
-        )
+            return self._runner.launch(plan, ferry)
+        answers = (SequenceResult(s.seq_id, LOWEST_ID if s.task else None) for s in plan.steps)
+        return Landed(StepResult(tuple(answers)))
 
 
 @dataclass(slots=True)
@@ -107,15 +110,19 @@ class StepBench:
         beginning = self._beginning(point.before)
         found: list[Step] = []
         warm = int(repeats > 1 or point.decoding > 0)
+        # Where the engine runs ahead, a call ends with the step that the call before has launched.
+        ahead = int(self._idler.ahead)
         if self._begin_decoding(point):
-            for _ in range(warm + repeats):
+            for _ in range(warm + repeats + ahead):
                 for _ in range(point.prompts):
                     self._submit([*beginning, *self._tokens(point.tokens)], 1)
+                before = self._idler.load
                 start = time.perf_counter()
                 self._engine.step()
-                found.append((self._idler.load, time.perf_counter() - start))
+                seconds = time.perf_counter() - start
+                found.append((before if ahead else self._idler.load, seconds))
         self._clear()
-        return found[warm:]
+        return found[warm + ahead :]
 
     def _begin_decoding(self, point: Point) -> bool:
         """Let as many decode as the point wants; whether they do."""
