@@ -73,7 +73,14 @@ class Bench:
             if news.token is not None:
                 self.tokens.setdefault((news.request_id, news.index), []).append(news.token)
         self.engine.check()
+        self.nothing_is_promised()
         self.figures_add_up()
+
+    def nothing_is_promised(self) -> None:
+        """Nobody is said to hold more than is computed."""
+        index = self.memory.kv._index
+        for sequence in self.engine._sequences.values() if index is not None else ():
+            assert index.held(sequence.seq_id) <= sequence.computed, sequence
 
     def figures_add_up(self) -> None:
         state = self.engine.snapshot()
@@ -138,9 +145,11 @@ def test_whatever_memory_does_every_token_comes_out_as_if_alone(
         for _ in range(data.draw(st.integers(0, 3))):
             prompt = [data.draw(st.integers(0, 2))] * data.draw(st.integers(1, 60)) + [turn]
             bench.submit(prompt, data.draw(st.integers(1, 30)), data.draw(st.integers(1, 3)))
-        what = data.draw(st.sampled_from(["nothing", "abort", "resize", "refuse"]))
+        what = data.draw(st.sampled_from(["nothing", "abort", "yield", "resize", "refuse"]))
         if what == "abort" and bench.texts:
             bench.abort(data.draw(st.sampled_from(sorted(bench.texts))))
+        elif what == "yield":
+            bench.engine.yield_memory()
         elif what == "resize":
             bench.pool.resize(data.draw(st.integers(bench.least, bench.most)))
         elif what == "refuse":

@@ -116,9 +116,10 @@ class PrefixIndex:
         chain = self._chains.setdefault(seq_id, [])
         while len(chain) < blocks:
             start = len(chain) * self.block_size
-            block = array("q", tokens[start : start + self.block_size]).tobytes()
+            block = array("q", tokens[start : start + self.block_size])
+            assert min(block) >= 0, (seq_id, "the hash of a token that nobody knows yet")
             before = chain[-1] if chain else salt
-            chain.append(hashlib.blake2b(before + block, digest_size=16).digest())
+            chain.append(hashlib.blake2b(before + block.tobytes(), digest_size=16).digest())
         return chain
 
 

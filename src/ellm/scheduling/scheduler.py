@@ -248,7 +248,7 @@ class Scheduler:
             if not draft.left or active >= self._config.max_num_seqs:
                 skipped.append(sequence)
                 break
-            if sequence.waits_for_parent or sequence.awaits_token:
+            if sequence.waits_for_parent:
                 skipped.append(sequence)
             elif not self._start(sequence, draft, now):
                 skipped.append(sequence)
