@@ -116,6 +116,7 @@ def watched(args: EngineArgs) -> tuple[Built, Runner]:
 
     def around(runner: Executor) -> Executor:
         assert isinstance(runner, Runner)
+        runner.ahead = True  # as it is on a GPU without being told
         runners.append(runner)
         return runner
 

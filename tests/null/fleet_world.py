@@ -8,16 +8,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+from ahead import Ahead
+
+from ellm.core.clock import Clock
 from ellm.core.config import MemoryConfig, SchedulerConfig, SchedulingPolicy
 from ellm.core.errors import (
     EllmError,
 )
+from ellm.core.executor import Executor
 from ellm.core.objectives import Objectives
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.core.units import KIB
+from ellm.engine.assembly import EngineMemory
+from ellm.engine.engine import Engine
 from ellm.engine.fleet import EngineFleet
 from ellm.scheduling.coefficients import Coefficients
+from ellm.scheduling.cost import StepCost
 from ellm.sim.clock import VirtualClock
 from ellm.sim.executor import Telltale
 from ellm.sim.helper import SimHelper
@@ -25,6 +32,17 @@ from ellm.sim.replay import SimHouse, SimModel, SimTenant
 
 CHUNK = 4 * KIB
 CONTEXT = 64
+
+
+def ahead_of_time(
+    config: SchedulerConfig,
+    memory: EngineMemory,
+    executor: Executor,
+    clock: Clock,
+    cost: StepCost | None = None,
+) -> Engine:
+    """An engine whose executor runs ahead."""
+    return Engine(config, memory, Ahead(executor), clock, cost=cost)
 
 
 @dataclass
@@ -38,6 +56,7 @@ class World:
     step_seconds: float = 0.01
     ttft_slo: float | None = None
     tpot_slo: float | None = None
+    ahead: bool = False
     clock: VirtualClock = field(default_factory=VirtualClock)
     helper: SimHelper = field(default_factory=SimHelper)
     asked: dict[str, tuple[int, Request]] = field(default_factory=dict)
@@ -72,6 +91,7 @@ class World:
             weight_bytes=chunks * CHUNK,
             answers=partial(Telltale, 1000 + chunks),
             cost=Coefficients.even(step=self.step_seconds),
+            engine=ahead_of_time if self.ahead else Engine,
         )
         self.vocabularies[name] = 1000 + chunks
         pressed = self.ttft_slo is not None or self.tpot_slo is not None

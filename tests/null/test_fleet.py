@@ -418,11 +418,16 @@ class Wild(World):
     st.sampled_from([None, 5.0]),
     st.sampled_from([0, 85]),
     st.sampled_from([0, 70, 300]),
+    st.booleans(),
 )
 def test_whatever_happens_nobody_is_lost(
-    operations: list[tuple[Any, ...]], idle_release: float | None, floor: int, below: int
+    operations: list[tuple[Any, ...]],
+    idle_release: float | None,
+    floor: int,
+    below: int,
+    ahead: bool,
 ) -> None:
-    world = Wild(200, idle_release=idle_release, below=below)
+    world = Wild(200, idle_release=idle_release, below=below, ahead=ahead)
     for name, chunks in MODELS.items():
         world.load(name, chunks, floor=floor if name == "c" else 0)
     world.floor = floor

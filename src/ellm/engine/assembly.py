@@ -59,6 +59,12 @@ class EngineMemory:
         for span in (self.arena, self.workspace.span):
             self.pool.driver.release(span)
 
+    def close(self) -> None:
+        """Close the tier and the driver, and all memory with them."""
+        if self.tiers is not None:
+            self.tiers.close()
+        self.pool.driver.close()
+
     @property
     def holdings(self) -> Mapping[str, int]:
         """Chunks the engine holds, by kind."""

@@ -154,12 +154,12 @@ class Engine:
 
     def submit(self, request: Request) -> None:
         """Queue a request.  Raises ContextOverflow or QueueFull, changing nothing."""
-        assert request.request_id not in self._requests, request.request_id
         self.check_request(request)
         self.enqueue(request)
 
     def enqueue(self, request: Request) -> None:
         """Queue a request that `check_request` has let in."""
+        assert request.request_id not in self._requests, request.request_id
         self._latest = None
         if (seed := request.params.seed) is None:
             seed = self._random.getrandbits(SEED_BITS)
@@ -338,24 +338,25 @@ class Engine:
             del self._requests[sequence.request.request_id]
 
     def rest(self) -> int:
-        """Give idle memory back to the machine; how many bytes.  For when there is no work.
+        """Give idle memory back to the machine, kept prefixes left out; how many bytes.
 
-        Kept prefixes stay.
+        For when there is no work.
         """
         self._land()
         self._memory.workspace.clear()
         self._memory.kv.rest()
         self._keeper.settle()
-        released = self._memory.pool.trim()
-        if self._memory.tiers is not None:
-            self._memory.tiers.trim()
+        released, tiers = self._memory.pool.trim(), self._memory.tiers
+        if tiers is not None:
+            tiers.trim()
         self._memory.kv.check()
         return released
 
     def release_idle(self) -> int:
         """As `rest`, and kept prefixes go too: below, or for good where that has no room."""
-        if self._memory.kv.kept is not None:
-            self._memory.kv.kept.sink()
+        self._land()
+        if (kept := self._memory.kv.kept) is not None:
+            kept.sink()
         return self.rest()
 
     def yield_memory(self) -> bool:
@@ -364,8 +365,8 @@ class Engine:
 
     def require_context(self) -> None:
         """Raise BudgetError if the longest context does not fit the budget as it is now."""
-        price = self._executor.activation_bytes
-        require_context(self._memory, price, self.config.max_model_len)
+        limit = self.config.max_model_len
+        require_context(self._memory, self._executor.activation_bytes, limit)
 
     def dispose(self) -> None:
         """Give KV and activations back, with their addresses; of no use afterwards."""
@@ -395,6 +396,4 @@ class Engine:
     def close(self) -> None:
         """Release all memory at once.  The engine is of no use afterwards."""
         self._land()
-        if self._memory.tiers is not None:
-            self._memory.tiers.close()
-        self._memory.pool.driver.close()
+        self._memory.close()
