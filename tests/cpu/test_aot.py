@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ellm import aot
+from ellm.aot import compiled
 from ellm.aot.plan import Plan
 from ellm.aot.replay import Lanes
 from ellm.aot.streams import assign
@@ -183,3 +184,31 @@ def test_an_error_in_a_lane_reaches_the_caller() -> None:
 
     with pytest.raises(MemoryError, match="no room"):
         Lanes(plan, 3, fail).run(plan.begin(inputs, {}))
+
+
+@pytest.mark.parametrize(("one", "several", "chosen"), [(3.0, 2.0, "all"), (2.0, 1.99, "one")])
+def test_a_graph_has_several_streams_where_that_is_faster(
+    one: float, several: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Timed:
+        """A graph of which only the time is known."""
+
+        def __init__(self, plan: Plan, args: object, kwargs: object) -> None:
+            self.plan = plan
+
+        def seconds(self) -> float:
+            return one if self.plan.streams.count == 1 else several
+
+    monkeypatch.setattr(compiled, "GraphReplay", Timed)
+    module, inputs = BRANCHY["inception"]
+    trace = Trace.of(module.eval(), inputs, {})
+    streams = assign(trace.graph())
+    plan, graph, seconds = compiled._fastest_graph(trace, streams, inputs, {}, None)
+    assert plan.streams.count == (streams.count if chosen == "all" else 1)
+    assert isinstance(graph, Timed)
+    assert graph.plan is plan
+    assert seconds == {1: one, streams.count: several}
+    for lanes in (1, 4):
+        plan, _, seconds = compiled._fastest_graph(trace, streams, inputs, {}, lanes)
+        assert plan.streams.count == (1 if lanes == 1 else streams.count)
+        assert not seconds

@@ -69,8 +69,8 @@ def compile(
 
     On the CPU, operations without a path between them run on up to `lanes` threads (default: as
     many as PyTorch computes with) if that is measurably faster than one after the other; with
-    `lanes` given it is done in any case.  On CUDA the streams are captured as one graph, whose
-    outputs are overwritten by the next call.
+    `lanes` given it is done in any case.  On CUDA the same holds for the streams of one captured
+    graph, all of them or one; its outputs are overwritten by the next call.
 
     Raises ConfigError for a module that `torch.export` cannot follow (control flow that depends on
     data), and when called, for other shapes than the example's.  Source: Nimble (arXiv
@@ -82,11 +82,10 @@ def compile(
     streams = assign(graph)
     tensors = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
     with torch.inference_mode():
-        seconds: dict[int, float] = {}
+        call: Callable[..., Any]
         if any(one.is_cuda for one in tensors):
-            plan = Plan.of(trace, streams, args, kwargs)
-            call: Callable[..., Any] = GraphReplay(plan, args, kwargs)
-            chosen = streams.count
+            plan, call, seconds = _fastest_graph(trace, streams, args, kwargs, lanes)
+            chosen = plan.streams.count
         else:
             replay, chosen, seconds = _fastest(trace, streams, args, kwargs, lanes)
             plan, call = replay.plan, partial(_replay, replay)
@@ -95,6 +94,26 @@ def compile(
         call,
         Report(graph.count, streams.count, waits, most, chosen, plan.arena_bytes, seconds),
     )
+
+
+def _fastest_graph(
+    trace: Trace, streams: Streams, args: tuple[Any, ...], kwargs: dict[str, Any], lanes: int | None
+) -> tuple[Plan, GraphReplay, dict[int, float]]:
+    """The captured graph to replay, its plan, and seconds by number of streams if measured."""
+    line = Streams.single(len(trace.operations))
+    wanted = [line, streams] if lanes is None else [line if lanes == 1 else streams]
+    plans = {one.count: Plan.of(trace, one, args, kwargs) for one in wanted}
+    graphs = {count: GraphReplay(plan, args, kwargs) for count, plan in plans.items()}
+    if len(graphs) == 1:
+        ((count, graph),) = graphs.items()
+        return plans[count], graph, {}
+    times: dict[int, list[float]] = {count: [] for count in graphs}
+    for _ in range(_TRIES):
+        for count, graph in graphs.items():
+            times[count].append(graph.seconds())
+    seconds = {count: median(found) for count, found in times.items()}
+    chosen = streams.count if seconds[1] > WORTH * seconds[streams.count] else 1
+    return plans[chosen], graphs[chosen], seconds
 
 
 def _replay(replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ it.  (Nimble, section 4.1; PyTorch's notes on CUDA graphs.)
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ellm.aot.plan import Plan
+
+# Of one measurement: more than one, or it would be of the launch.
+_REPLAYS = 10
 
 
 class GraphReplay:
@@ -36,6 +40,22 @@ class GraphReplay:
                 place.copy_(value)
         self._graph.replay()
         return self._outputs
+
+    def seconds(self) -> float:
+        """How long a replay takes; what the module changes is as before."""
+        plan = self._plan
+        changed = {self._slots[target] for target, _ in plan.trace.writes}
+        before = [(one, one.clone()) for one in changed]
+        self._graph.replay()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(_REPLAYS):
+            self._graph.replay()
+        torch.cuda.synchronize()
+        taken = (time.perf_counter() - start) / _REPLAYS
+        for one, value in before:
+            one.copy_(value)
+        return taken
 
     def _capture(self) -> list[Any]:
         plan = self._plan

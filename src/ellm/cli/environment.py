@@ -11,7 +11,7 @@ from pathlib import Path
 
 _PACKAGES = (
     "ellm", "torch", "numpy", "safetensors", "tokenizers", "huggingface-hub", "transformers",
-    "fastapi", "uvicorn", "cuda-bindings",
+    "fastapi", "uvicorn", "cuda-bindings", "triton",
 )  # fmt: skip
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
 
@@ -41,6 +41,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "chunk size, at most", format_bytes(choose_chunk_bytes(default_budget(available_bytes())))
     yield "cuda driver", cuda_driver()
     yield "kernels", _kernels()
+    yield "gpu", _gpu()
 
 
 def cuda_driver() -> str:
@@ -65,6 +66,20 @@ def _kernels() -> str:
         return "PyTorch's: the package was built without a C++ compiler"
     best, *others = native.levels
     return f"native {best} (this machine could also run {', '.join(others)})" if others else best
+
+
+def _gpu() -> str:
+    import torch
+
+    from ellm.core.units import format_bytes
+    from ellm.llm.build import choose_ops
+
+    if not torch.cuda.is_available():
+        return f"none that PyTorch {torch.__version__} can use"
+    found = torch.cuda.get_device_properties(0)
+    memory, chip = format_bytes(found.total_memory), f"sm_{found.major}{found.minor}"
+    kernels = choose_ops("cuda", torch.bfloat16, 128).name
+    return f"{found.name} ({chip}, {memory}), kernels of {kernels}"
 
 
 def _version(package: str) -> str:
