@@ -140,6 +140,12 @@ class Device:
         self, parts: Sequence[tuple[int, Sequence[int], int]], *, score: bool = False
     ) -> tuple[StepPlan, tuple[SequenceResult, ...]]:
         """Run (sequence, tokens, start) triples as one step; each samples, or scores every row."""
+        plan = self.plan(parts, score=score)
+        return plan, self.runner.launch(plan).result().sequences
+
+    def plan(
+        self, parts: Sequence[tuple[int, Sequence[int], int]], *, score: bool = False
+    ) -> StepPlan:
         shape, steps = StepShape(), []
         for sequence, tokens, start in parts:
             length = start + len(tokens)
@@ -149,8 +155,7 @@ class Device:
             steps.append(SequenceStep(sequence, tokens, start, table, task, targets))
             rows = len(targets) + (task is not None)
             shape = shape.with_sequence(len(tokens), length, rows, len(table.starts) > 1)
-        plan = StepPlan(tuple(steps), shape)
-        return plan, self.runner.launch(plan).result().sequences
+        return StepPlan(tuple(steps), shape)
 
     def logits(self, parts: Sequence[tuple[int, Sequence[int], int]]) -> list[Tensor]:
         """Every row of logits of the step, as one tensor for each part."""

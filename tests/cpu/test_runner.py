@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from device_half import GREEDY, Device, save_random
 
-from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape
+from ellm.core.plan import SamplingTask, SequenceStep, StepPlan, StepShape, awaited
 from ellm.runtime import runner
 
 PROMPTS = {0: [3, 1, 4, 1, 5, 9, 2], 1: [6], 2: [5, 3, 5, 8, 9], 3: [7, 9, 3]}
@@ -84,3 +85,59 @@ def test_nothing_outside_the_tables_is_written(directory: Path) -> None:
     rows = device.arena.memory.view(arena.rows, arena.row_bytes)
     written = {row for row in range(arena.rows) if not bool((rows[row] == 0xFF).all())}
     assert written == named
+
+
+def test_a_step_is_tried_again_when_the_device_was_full(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libraries take for themselves is in no budget; idle memory is given back for it."""
+    device = Device(directory, samples=True)
+    wanted = device.runner.launch(plan(device)).result()
+    calls: list[str] = []
+    sample = device.runner._sampler.sample
+
+    def full(*args: Any) -> None:
+        calls.append("sample")
+        if calls.count("sample") < 2:
+            raise torch.OutOfMemoryError
+        sample(*args)
+
+    monkeypatch.setattr(device.runner._sampler, "sample", full)
+    monkeypatch.setattr(device.runner, "_on_shortage", lambda: calls.append("give back"))
+    assert device.runner.launch(plan(device)).result() == wanted
+    assert calls == ["sample", "give back", "sample"]
+    calls.clear()
+    monkeypatch.setattr(device.runner, "_on_shortage", lambda: calls.clear())
+    with pytest.raises(torch.OutOfMemoryError):
+        device.runner.launch(plan(device))
+
+
+@pytest.mark.parametrize("page", [0, 4])
+def test_a_step_takes_tokens_that_the_host_has_not_seen(directory: Path, page: int) -> None:
+    """Launched one behind the other, and only then asked: as if each had been waited for."""
+    device = Device(directory, samples=True, ahead=True, page=page, sequences=3)
+    texts = {0: [3, 1, 4, 1, 5], 1: [6, 2], 2: [9]}
+    flights, told = [], []
+    for turn in range(4):
+        parts = []
+        # In another order each time, and the last of a longer run of tokens too.
+        for place, key in enumerate(sorted(texts, reverse=turn % 2 == 0)):
+            tokens = texts[key]
+            start = 0 if turn == 0 or (turn == 2 and key == 1) else len(tokens) - 1
+            parts.append((key, tokens[start:], start))
+            texts[key] = [*tokens, awaited(place)]
+        flights.append(device.runner.launch(device.plan(parts)))
+        if turn:
+            told.append(tuple(one.token for one in flights[turn - 1].result().sequences))
+            for key, tokens in texts.items():
+                place = sorted(texts, reverse=turn % 2 == 1).index(key)
+                tokens[-2] = told[-1][place]
+    device = Device(directory, samples=True, page=page, sequences=3)
+    texts = {0: [3, 1, 4, 1, 5], 1: [6, 2], 2: [9]}
+    for turn in range(3):
+        keys = sorted(texts, reverse=turn % 2 == 0)
+        parts = [(key, texts[key], 0) for key in keys]
+        answers = device.runner.launch(device.plan(parts)).result().sequences
+        assert told[turn] == tuple(one.token for one in answers)
+        for key, one in zip(keys, answers, strict=True):
+            texts[key] = [*texts[key], one.token]

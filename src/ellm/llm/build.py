@@ -155,9 +155,15 @@ class Resident:
         workspace = Workspace(parts.workspace.address, parts.workspace.capacity, house.device)
         sampler = Sampler(plan.spec.vocab_size, workspace, self._ops)
         limits = plan.limits
-        tasks = limits.max_num_seqs
         runner = Runner(
-            plan.spec, views, parts.kv.arena, workspace, self._ops, sampler, tasks=tasks
+            plan.spec,
+            views,
+            parts.kv.arena,
+            workspace,
+            self._ops,
+            sampler,
+            tasks=limits.max_num_seqs,
+            on_shortage=house.pool.trim,
         )
         if plan.args.max_model_len == 0:
             longest = longest_context(parts, runner.activation_bytes, limits.max_model_len)
@@ -304,7 +310,7 @@ def _cuda_ops(dtype: torch.dtype, head_dim: int) -> Ops:
 
 def _fence(driver: CudaDriver) -> Fence:
     """The moment after all work given to the stream that computes so far."""
-    return driver.fence(torch.cuda.current_stream().cuda_stream)
+    return driver.fence(torch.cuda.current_stream(driver.index).cuda_stream)
 
 
 def _driver(device: str, memory: MemoryConfig) -> Driver:

@@ -95,7 +95,9 @@ class Runner:
 
     The arena and the workspace are addresses: the caller has memory mapped behind the rows of
     every table of a plan, and behind the workspace as far as `activation_bytes` says.  A step
-    has at most `tasks` of them.  By default it runs `ahead` on a GPU.
+    has at most `tasks` of them.  By default it runs `ahead` on a GPU.  `on_shortage` is called
+    when the device has no memory for what libraries take beside the workspace, before the step is
+    tried once more.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Runner:
         *,
         tasks: int,
         ahead: bool | None = None,
+        on_shortage: Callable[[], object] = lambda: None,
     ) -> None:
         self._ops = ops
         self._decoder = Decoder(spec, weights, ops)
@@ -119,6 +122,7 @@ class Runner:
         self._on_gpu = weights.embed.device.type == "cuda"
         self._feedback = Feedback(tasks, weights.embed.device)
         self.ahead = self._on_gpu if ahead is None else ahead
+        self._on_shortage = on_shortage
         self._counted: dict[StepShape, int] = {}
         self._programs: dict[tuple[int, ...], Program] = {}
 
@@ -143,6 +147,17 @@ class Runner:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Flight:
+        if self._on_gpu:
+            torch.cuda.set_device(self._feedback.tokens.device)  # of this thread
+        try:
+            return self._launch(plan, ferry)
+        except torch.OutOfMemoryError:
+            if ferry is not None:  # layers have come and gone
+                raise
+            self._on_shortage()
+            return self._launch(plan, ferry)
+
+    def _launch(self, plan: StepPlan, ferry: Ferry | None) -> Answers:
         if ferry is not None and self._on_gpu:
             ferry = OrderedFerry(ferry)
         shape = _rounded(plan.shape, self._block)

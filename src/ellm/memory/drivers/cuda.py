@@ -45,6 +45,7 @@ class CudaDriver:
     ) -> None:
         cuda = self._cuda = import_bindings() if bindings is None else bindings
         self._on_shortage = on_shortage
+        self.index = device
         handle = self._number = find_device(cuda, device)
         self._property = cuda.CUmemAllocationProp()
         self._property.type = cuda.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
