@@ -74,7 +74,8 @@ class Watched:
 def timed_tier(clock: VirtualClock) -> Iterator[None]:
     """The tier that a server opens, whose copies take virtual time."""
 
-    def open_tier(size: int, directory: str | None, device: str = "cpu") -> Tiers | None:
+    def open_tier(size: int, directory: str | None, device: str, fence: object) -> Tiers | None:
+        assert (device, fence) == ("cpu", None)
         if not size:
             return None
         rates = {Direction.DOWN: TIER.down, Direction.UP: TIER.up}

@@ -16,6 +16,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from fake_stream import FakeStream, Mark
+
+from ellm.core.errors import DriverError
+
 
 class CUresult(IntEnum):
     CUDA_SUCCESS = 0
@@ -106,12 +110,14 @@ class Event:
     """What a stream had still to do when the event was recorded.
 
     A stream of copies is a `Stream`; a stream of computation is a number, with counts of what was
-    `queued` and what is `done`.
+    `queued` and what is `done`, or with a `FakeStream` in which the event is a `mark`.
     """
 
+    flags: int = 0
     pending: list[Callable[[], tuple[Any, ...]]] = field(default_factory=list)
     stream: int = -1
     at: int = 0
+    mark: Mark | None = None
 
 
 class CUdeviceptr(int):
@@ -120,6 +126,14 @@ class CUdeviceptr(int):
 
 OK = (CUresult.CUDA_SUCCESS,)
 INVALID = (CUresult.CUDA_ERROR_INVALID_VALUE,)
+
+
+def _told(ask: Callable[[], bool | None]) -> tuple[CUresult]:
+    """What a fence says, as a result."""
+    try:
+        return (CUresult.CUDA_ERROR_NOT_READY,) if ask() is False else OK
+    except DriverError:
+        return (CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,)
 
 
 class FakeCuda:
@@ -156,6 +170,8 @@ class FakeCuda:
         self.retained = 0
         self.queued: Counter[int] = Counter()
         self.done: Counter[int] = Counter()
+        self.computing: dict[int, FakeStream] = {}
+        self.recorded: list[Event] = []
         self._initialised = False
         self._next_address = 1 << 44
         self._thread = threading.local()
@@ -230,6 +246,12 @@ class FakeCuda:
         trouble = self._trouble("cuCtxPopCurrent")
         return trouble or (*OK, self._contexts.pop())
 
+    def cuCtxSynchronize(self) -> tuple[Any, ...]:
+        trouble = self._trouble("cuCtxSynchronize")
+        for stream in self.computing.values():
+            stream.drain()
+        return trouble or OK
+
     def cuDeviceTotalMem(self, device: str) -> tuple[Any, ...]:
         return self._trouble("cuDeviceTotalMem", context=False) or (*OK, self.capacity)
 
@@ -237,6 +259,8 @@ class FakeCuda:
         trouble = self._trouble("cuEventQuery")
         if trouble or event not in self.events:
             return trouble or INVALID
+        if event.mark is not None:
+            return _told(event.mark.passed)
         passed = self.done[event.stream] >= event.at
         return OK if passed else (CUresult.CUDA_ERROR_NOT_READY,)
 
@@ -403,7 +427,7 @@ class FakeCuda:
         trouble = self._trouble("cuEventCreate")
         if trouble:
             return (*trouble, None)
-        event = Event()
+        event = Event(int(flags))
         self.events.add(event)
         return (*OK, event)
 
@@ -413,12 +437,17 @@ class FakeCuda:
             return trouble or INVALID
         if isinstance(stream, int):
             event.stream, event.at = stream, self.queued[stream]
+            if stream in self.computing:
+                event.mark = self.computing[stream].fence()
+            self.recorded.append(event)
             return OK
         event.pending, stream.pending = event.pending + stream.pending, []
         return OK
 
     def cuEventSynchronize(self, event: Event) -> tuple[Any, ...]:
         trouble = self._trouble("cuEventSynchronize")
+        if event.mark is not None and not trouble:
+            return _told(event.mark.wait)
         if not trouble:
             self.done[event.stream] = max(self.done[event.stream], event.at)
         pending, event.pending = event.pending, []

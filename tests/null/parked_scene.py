@@ -4,6 +4,9 @@ Each row of the arena gets bytes that say which layer of which token it is, afte
 under which salt.  The executor checks all rows of a sequence before it computes a layer and again
 after it, so a row that was moved to the wrong place, shared with the wrong sequence, overwritten
 or not brought back gives itself away.
+
+With a stream, rows are written and checked by work of the stream, later than the engine goes on:
+what is copied, mapped or unmapped too early gives itself away as well.
 """
 
 from __future__ import annotations
@@ -12,14 +15,17 @@ import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from unittest.mock import patch
 
 from ahead import Ahead
+from fake_stream import FakeStream, Pace
 from faulty import FaultyDriver
 from test_engine_sim import VOCAB, expected
 
 from ellm.core.config import ElasticPart, MemoryConfig, MemoryMode, SchedulerConfig
+from ellm.core.errors import DriverError
 from ellm.core.executor import Executor, Ferry, Landed
 from ellm.core.layers import KvArena, LayerSpec
 from ellm.core.objectives import Objectives
@@ -33,14 +39,17 @@ from ellm.engine.engine import Engine
 from ellm.engine.fit import smallest_step
 from ellm.kv.layered import LayeredLot
 from ellm.kv.parking import Whereabouts
+from ellm.memory.drivers.host import HostDriver
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.extents import DriverAccess, Region
 from ellm.memory.pool import ChunkPool
 from ellm.memory.store import Place
 from ellm.memory.stores.host import HostStore
 from ellm.memory.stores.void import VoidStore
+from ellm.memory.thread_copier import ThreadCopier
 from ellm.memory.tiers import Tiers
 from ellm.memory.timed_copier import TimedCopier
+from ellm.memory.transfer import Copier
 from ellm.memory.unmapping import DeferredUnmaps
 from ellm.scheduling.coefficients import Coefficients
 from ellm.scheduling.cost import StepCost
@@ -87,6 +96,18 @@ class FaultyStore(HostStore):
             raise OSError(errno.EBADMSG, "a checksum refused by the test")
 
 
+class LaggingDriver(FaultyDriver):
+    """Its copies are work of a stream, as those of a device are."""
+
+    def __init__(self, driver: HostDriver, stream: FakeStream) -> None:
+        super().__init__(driver)
+        self._stream = stream
+
+    def copy(self, target: int, source: int, count: int) -> None:
+        self._pass("copy")
+        self._stream.launch(partial(self.inner.copy, target, source, count))
+
+
 @dataclass
 class Text:
     """What a sequence's rows should hold, one run of bytes a group of layers."""
@@ -100,14 +121,22 @@ class WritingExecutor(SimExecutor):
     """Writes rows through `driver` and checks them; takes the time that MACHINE says.
 
     `sequence` finds the engine's sequence.  Without `keeps` (the tier keeps no bytes) nothing is
-    written.
+    written.  The work is `stream`'s.
     """
 
-    def __init__(self, clock: VirtualClock, driver: FaultyDriver, layers: int, keeps: bool) -> None:
+    def __init__(
+        self,
+        clock: VirtualClock,
+        driver: FaultyDriver,
+        layers: int,
+        keeps: bool,
+        stream: FakeStream,
+    ) -> None:
         nothing = Coefficients.even(step=0.0)
         super().__init__(clock, nothing, Activations(256, 256), Telltale(VOCAB), layers)
         self._driver = driver
         self._keeps = keeps
+        self._stream = stream
         self._texts: dict[int, Text] = {}
         self.arena: KvArena
         self.sequence: Callable[[int], EngineSequence]
@@ -128,21 +157,30 @@ class WritingExecutor(SimExecutor):
         return super().launch(plan)
 
     def _compute(self, layer: int, step: SequenceStep) -> None:
+        rows = self._text(step).rows[layer // self.arena.layers_per_group]
+        # What a step makes of a sequence that is lost will be thrown away.
+        looks = not self.is_lost(step.seq_id)
+        self._stream.launch(partial(self._work, layer, step, rows, looks))
+
+    def _work(self, layer: int, step: SequenceStep, rows: bytearray, looks: bool) -> None:
+        try:
+            self._write(layer, step, rows, looks)
+        except DriverError as error:
+            raise AssertionError(f"{step.seq_id}: layer {layer}") from error
+
+    def _write(self, layer: int, step: SequenceStep, rows: bytearray, looks: bool) -> None:
         size = self.arena.layer.token_bytes
         group, inner = divmod(layer, self.arena.layers_per_group)
-        rows = self._text(step).rows[group]
-        if inner == 0:
+        if looks and inner == 0:
             self._look(step, group, rows, step.start)
         for token in range(step.start, step.length):
             row = rows[token * self.arena.row_bytes :][inner * size : (inner + 1) * size]
             self._driver.copy_in(self._address(layer, step.kv.row(token)), bytes(row))
-        if inner == self.arena.layers_per_group - 1:
+        if looks and inner == self.arena.layers_per_group - 1:
             self._look(step, group, rows, step.length)
 
     def _look(self, step: SequenceStep, group: int, rows: bytearray, stop: int) -> None:
         """All rows of one group, up to token `stop`, hold what they should."""
-        if self.is_lost(step.seq_id):
-            return  # what this step makes of it will be thrown away
         width, done = self.arena.row_bytes, 0
         for first, last in step.kv.runs(0, stop):
             base = self._address(group * self.arena.layers_per_group, first)
@@ -198,7 +236,10 @@ class Asked:
 
 
 class ParkedBench:
-    """An engine with a tier, what was asked of it, and what it has said."""
+    """An engine with a tier, what was asked of it, and what it has said.
+
+    With a `stream`, memory is real, rows are its work, and threads copy.
+    """
 
     def __init__(
         self,
@@ -209,10 +250,17 @@ class ParkedBench:
         layers: Sequence[LayerSpec] = LAYERS,
         layers_per_group: int = 1,
         ahead: bool = False,
+        stream: FakeStream | None = None,
     ) -> None:
         chunk = memory.chunk_bytes or 4 * KIB
-        self.driver = FaultyDriver(NullDriver(budget, chunk))
-        unmaps = DeferredUnmaps(self.driver, at_once=not memory.uses(ElasticPart.DEFER))
+        self.stream = FakeStream(Pace.NOW) if stream is None else stream
+        self.fence = None if stream is None else stream.fence
+        self.driver = (
+            FaultyDriver(NullDriver(budget, chunk))
+            if stream is None
+            else LaggingDriver(HostDriver(budget, chunk), stream)
+        )
+        unmaps = DeferredUnmaps(self.driver, self.fence, not memory.uses(ElasticPart.DEFER))
         self.pool = ChunkPool(self.driver, budget, unmaps)
         self.clock = VirtualClock()
         self.stores: list[FaultyStore] = []
@@ -222,7 +270,9 @@ class ParkedBench:
             self.memory = assembly.assemble_memory(
                 self.pool, layers, memory, limits, tiers=self.tiers
             )
-        self.executor = WritingExecutor(self.clock, self.driver, len(layers), tier.keeps)
+        self.executor = WritingExecutor(
+            self.clock, self.driver, len(layers), tier.keeps, self.stream
+        )
         self.executor.arena = self.memory.kv.arena
         self.executor.is_lost = self._is_lost
         cost = StepCost(prior=MACHINE)
@@ -243,11 +293,14 @@ class ParkedBench:
 
     def _tiers(self, tier: TierKind) -> Tiers:
         access = DriverAccess(self.driver)
-        copier = TimedCopier(self.clock, self.clock.advance, tier.rate)
+        copier: Copier = TimedCopier(self.clock, self.clock.advance, tier.rate)
+        if self.fence is not None:
+            copier = ThreadCopier()
         if not tier.keeps:
             return Tiers(VoidStore(tier.base, tier.rate, PIECE), access, copier)
         self.stores = [FaultyStore(size, access) for size in (tier.base, tier.top) if size]
-        return Tiers(self.stores[0], access, copier, *self.stores[1:])
+        top = self.stores[1] if tier.top else None
+        return Tiers(self.stores[0], access, copier, top, self.fence)
 
     @property
     def layered(self) -> LayeredLot[object] | None:
@@ -344,6 +397,7 @@ class ParkedBench:
 
     def end(self) -> None:
         """Whatever was held is free again, above and below."""
+        self.stream.drain()
         self.engine.dispose()
         self.tiers.poll()
         self.tiers.check()

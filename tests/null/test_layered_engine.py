@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fake_stream import FakeStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parked_scene import CONTEXT, LAYERS, ParkedBench, TierKind
@@ -26,6 +27,7 @@ def bench_of(
     seqs: int = 4,
     layers_per_group: int = 1,
     ahead: bool = False,
+    stream: FakeStream | None = None,
 ) -> ParkedBench:
     """`chunks` of 4 KiB; a group of 96 tokens takes three of them for each layer it has."""
     return ParkedBench(
@@ -36,6 +38,7 @@ def bench_of(
         LAYERS[:1] * groups * layers_per_group,
         layers_per_group,
         ahead,
+        stream,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fake_stream import FakeStream, Pace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parked_scene import CONTEXT, ParkedBench, TierKind
@@ -26,7 +27,8 @@ sizes = st.sampled_from([1, 30, 100, 100, 300, 300, 2000])
 
 
 @st.composite
-def benches(draw: st.DrawFn) -> ParkedBench:
+def benches(draw: st.DrawFn, lags: bool = False) -> ParkedBench:
+    """One that `lags` has a stream whose work is done when somebody waits for it, no sooner."""
     static = draw(st.integers(0, 7)) == 0
     memory = MemoryConfig(
         layout=draw(st.sampled_from(list(KvLayout))),
@@ -58,6 +60,7 @@ def benches(draw: st.DrawFn) -> ParkedBench:
         draw(st.integers(130 if static else 96, 190)) * KIB,
         layers_per_group=draw(st.sampled_from([1, 1, 2, 4])),
         ahead=draw(st.booleans()),
+        stream=FakeStream(Pace.LAZY) if lags else None,
     )
 
 
@@ -82,6 +85,11 @@ def ask(bench: ParkedBench, data: st.DataObject, turn: int) -> None:
 def test_whatever_goes_below_every_byte_and_every_token_is_right(
     bench: ParkedBench, data: st.DataObject
 ) -> None:
+    play(bench, data)
+
+
+def play(bench: ParkedBench, data: st.DataObject) -> None:
+    """Requests come and go, memory gets short, stores and drivers fail; nothing goes wrong."""
     refused = False
     kinds = ["nothing", "nothing", "abort", "resize", "write", "read", "refuse"]
     for turn in range(data.draw(st.integers(1, 8))):

@@ -2,6 +2,9 @@
 
 The model knows nothing of pieces, levels, lines or checksums: a block is its bytes, some of which
 a failed update has made unknown.  Memory above is slots that are free, or held by one transfer.
+
+Where there is a stream, what fills memory is work of the stream, and a slot may be written by a get
+only from when the stream has come to its fence: who copies before finds, or leaves, wrong bytes.
 """
 
 from __future__ import annotations
@@ -10,16 +13,19 @@ import random
 import tempfile
 from dataclasses import dataclass, field
 
+from fake_stream import Pace
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tier_scene import BASE_PIECES, PIECE, SCENES
+from tier_scene import BASE_PIECES, BY_HAND, PIECE, SCENES
 
 from ellm.memory.block import Block, BlockState, BlockTransfer, Purpose
 from ellm.memory.extents import Extent
 from ellm.memory.transfer import TransferState
 
 SLOT = 1024
+WORLDS = {name: make for name, make in SCENES.items() if "fenced" not in name}
+WORLDS |= {f"{name}, by hand": make for name, make in BY_HAND.items()}
 which = st.integers(0, 10**6)
 seeds = st.integers(0, 10**6)
 
@@ -55,13 +61,13 @@ class Ram:
 
 
 class Tiering(RuleBasedStateMachine):
-    @initialize(name=st.sampled_from(sorted(SCENES)))
+    @initialize(name=st.sampled_from(sorted(WORLDS)))
     def build(self, name: str) -> None:
         self.directory = tempfile.TemporaryDirectory()
-        self.scene = SCENES[name](self.directory.name)
+        self.scene = WORLDS[name](self.directory.name)
         self.tiers = self.scene.tiers
         self.ram = Ram(bytearray(self.scene.size))
-        self.scene.write(0, bytes(self.ram.shadow))
+        self.scene.put_there(bytes(self.ram.shadow), [(self.scene.address, self.scene.size)])
         self.kept: list[Kept] = []
         self.pending: dict[BlockTransfer, Pending] = {}
         self.puts: dict[Block, Pending] = {}
@@ -97,7 +103,10 @@ class Tiering(RuleBasedStateMachine):
         return None if size else (extents, slots)
 
     def fill(self, extents: list[Extent], data: bytes) -> None:
-        self.scene.scatter(data, extents)
+        self.scene.stream.launch(lambda: self.fill_now(extents, data))
+
+    def fill_now(self, extents: list[Extent], data: bytes) -> None:
+        self.scene.put_there(data, extents)
         for address, count in extents:
             at = address - self.scene.address
             self.ram.shadow[at : at + count] = data[:count]
@@ -106,8 +115,16 @@ class Tiering(RuleBasedStateMachine):
     def release(self, pending: Pending) -> None:
         """Its memory is the caller's again: nobody may write there from now on."""
         self.ram.taken.difference_update(pending.slots)
-        self.ram.targets.difference_update(pending.slots)
-        self.fill(pending.extents, b"\xaa" * sum(count for _, count in pending.extents))
+
+        def reclaim() -> None:
+            self.ram.targets.difference_update(pending.slots)
+            self.fill_now(pending.extents, b"\xaa" * sum(count for _, count in pending.extents))
+
+        self.scene.stream.launch(reclaim)
+
+    def peek(self, extents: list[Extent]) -> bytes:
+        """What is there now, however far the stream has come."""
+        return b"".join(self.scene.driver.copy_out(*extent) for extent in extents)
 
     def pick(self, index: int) -> Kept | None:
         usable = [k for k in self.kept if k.block.state in (BlockState.WRITING, BlockState.READY)]
@@ -137,6 +154,7 @@ class Tiering(RuleBasedStateMachine):
         self.kept.append(kept)
         self.puts[block] = Pending(kept, extents, slots)
         if patient:
+            self.scene.stream.drain()
             self.tiers.wait(block)
             self.poll(0)
 
@@ -166,6 +184,7 @@ class Tiering(RuleBasedStateMachine):
         transfer = self.tiers.update(block, offset, extents)
         self.pending[transfer] = Pending(kept, extents, slots, offset, data)
         if patient:
+            self.scene.stream.drain()
             self.tiers.wait(transfer)
             self.poll(0)
 
@@ -188,10 +207,11 @@ class Tiering(RuleBasedStateMachine):
             return
         extents, slots = found
         self.ram.taken.update(slots)
-        self.ram.targets.update(slots)
+        self.scene.stream.launch(lambda: self.ram.targets.update(slots))
         transfer = self.tiers.get(kept.block, extents, offset)
         self.pending[transfer] = Pending(kept, extents, slots, offset)
         if patient:
+            self.scene.stream.drain()
             self.tiers.wait(transfer)
             self.poll(0)
 
@@ -226,6 +246,7 @@ class Tiering(RuleBasedStateMachine):
     @rule(index=which, of_block=st.booleans())
     def wait(self, index: int, of_block: bool) -> None:
         transfers = list(self.pending)
+        self.scene.stream.drain()  # a device gets on while its host waits
         if of_block and self.kept:
             block = self.kept[index % len(self.kept)].block
             self.tiers.wait(block)
@@ -255,7 +276,7 @@ class Tiering(RuleBasedStateMachine):
             kept.data[offset:stop] = pending.data
             kept.unknown[offset:stop] = bytes([failed]) * transfer.size
         elif not failed:
-            found = self.scene.read(pending.extents)
+            found = self.peek(pending.extents)
             for got, want, unknown in zip(
                 found, kept.data[offset:stop], kept.unknown[offset:stop], strict=True
             ):
@@ -272,6 +293,16 @@ class Tiering(RuleBasedStateMachine):
         self.scene.disk.corrupt(piece * PIECE + byte)
         self.troubled = True
 
+    @rule(count=st.integers(1, 6))
+    def let_the_stream_get_on(self, count: int) -> None:
+        self.scene.stream.advance(count)
+
+    @rule()
+    def let_work_fail(self) -> None:
+        if self.scene.stream.pace is Pace.BY_HAND:
+            self.scene.stream.fail()
+            self.troubled = True
+
     @rule()
     def trim(self) -> None:
         self.tiers.trim()
@@ -281,7 +312,7 @@ class Tiering(RuleBasedStateMachine):
         if not hasattr(self, "scene"):
             return
         self.tiers.check()
-        now = self.scene.read([(self.scene.address, self.scene.size)])
+        now = self.peek([(self.scene.address, self.scene.size)])
         for slot in set(range(self.scene.size // SLOT)) - self.ram.targets:
             at = slot * SLOT
             assert now[at : at + SLOT] == self.ram.shadow[at : at + SLOT], slot

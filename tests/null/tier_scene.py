@@ -1,4 +1,8 @@
-"""Small tiers over small memory: every kind of store and copier, and a disk that fails."""
+"""Small tiers over small memory: every kind of store and copier, and a disk that fails.
+
+In a scene with a stream, what is written above is written by work of that stream: it gets there
+when the stream does, and whoever copies without waiting for the fence finds something else.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fake_cuda import FakeCuda
+from fake_stream import FakeStream, Pace
 
 from ellm.memory.disk import Disk
 from ellm.memory.driver import Driver
@@ -15,6 +20,7 @@ from ellm.memory.drivers.cuda_access import CudaAccess
 from ellm.memory.drivers.host import HostDriver
 from ellm.memory.drivers.null import NullDriver
 from ellm.memory.extents import Access, DriverAccess, Extent, HostAccess
+from ellm.memory.fences import Fence
 from ellm.memory.stores.file import FileStore
 from ellm.memory.stores.host import HostStore
 from ellm.memory.thread_copier import ThreadCopier
@@ -29,6 +35,7 @@ RAM_CHUNKS = 8
 BASE_PIECES = 12
 TOP_PIECES = 8
 RATE = 4096.0
+COMPUTE = 7
 
 
 class FaultyDisk(Disk):
@@ -97,19 +104,26 @@ class Scene:
     disk: FaultyDisk
     clock: VirtualClock
     host: HostStore | None
+    stream: FakeStream
 
     @property
     def size(self) -> int:
         return RAM_CHUNKS * CHUNK
 
     def write(self, offset: int, data: bytes) -> list[Extent]:
-        self.driver.copy_in(self.address + offset, data)
+        self.scatter(data, [(self.address + offset, len(data))])
         return [(self.address + offset, len(data))]
 
     def read(self, extents: Sequence[Extent]) -> bytes:
+        """What is there once the stream has done all it was given."""
+        self.stream.drain()
         return b"".join(self.driver.copy_out(address, count) for address, count in extents)
 
     def scatter(self, data: bytes, extents: Sequence[Extent]) -> None:
+        self.stream.launch(lambda: self.put_there(data, extents))
+
+    def put_there(self, data: bytes, extents: Sequence[Extent]) -> None:
+        """Now, whatever the stream does."""
         for address, count in extents:
             self.driver.copy_in(address, data[:count])
             data = data[count:]
@@ -120,23 +134,28 @@ class Scene:
             self.tiers.wait(blocks[0])
 
     def close(self) -> None:
+        self.stream.drain()
         self.tiers.close()
         self.driver.close()
 
 
-def make_memory(kind: str) -> tuple[Driver, Access]:
+def make_memory(kind: str, stream: FakeStream) -> tuple[Driver, Access, Callable[[], Fence]]:
+    """Some memory, the way to reach it, and a mark in the stream of what uses it."""
     size = RAM_CHUNKS * CHUNK
     if kind == "null":
         null = NullDriver(size, CHUNK)
-        return null, DriverAccess(null)
+        return null, DriverAccess(null), stream.fence
     if kind == "host":
-        return HostDriver(size, CHUNK), HostAccess()
+        return HostDriver(size, CHUNK), HostAccess(), stream.fence
     cuda = FakeCuda(size, CHUNK)
-    return CudaDriver(bindings=cuda), CudaAccess(bindings=cuda)
+    cuda.computing[COMPUTE] = stream
+    driver = CudaDriver(bindings=cuda)
+    return driver, CudaAccess(bindings=cuda), lambda: driver.fence(COMPUTE)
 
 
-def make_scene(directory: str, driver: str, copier: str, top: bool) -> Scene:
-    memory, access = make_memory(driver)
+def make_scene(directory: str, driver: str, copier: str, top: bool, pace: Pace = Pace.NOW) -> Scene:
+    stream = FakeStream(pace)
+    memory, access, fence = make_memory(driver, stream)
     span = memory.reserve(RAM_CHUNKS)
     memory.map(span, 0, memory.create(RAM_CHUNKS))
     clock, disk = VirtualClock(), FaultyDisk()
@@ -153,7 +172,8 @@ def make_scene(directory: str, driver: str, copier: str, top: bool) -> Scene:
     if top:
         size = TOP_PIECES * PIECE
         host = HostStore(size, access, piece_bytes=PIECE, slab_bytes=3 * PIECE)
-    return Scene(memory, span.address, Tiers(base, access, lines, host), disk, clock, host)
+    tiers = Tiers(base, access, lines, host, None if pace is Pace.NOW else fence)
+    return Scene(memory, span.address, tiers, disk, clock, host, stream)
 
 
 SCENES: dict[str, Callable[[str], Scene]] = {
@@ -163,4 +183,18 @@ SCENES: dict[str, Callable[[str], Scene]] = {
     "cuda, threads, two levels": lambda where: make_scene(where, "cuda", "threads", True),
     "host, threads": lambda where: make_scene(where, "host", "threads", False),
     "host, threads, two levels": lambda where: make_scene(where, "host", "threads", True),
+    "host, fenced threads": lambda where: make_scene(where, "host", "threads", False, Pace.LAZY),
+    "host, fenced threads, two levels": lambda where: make_scene(
+        where, "host", "threads", True, Pace.LAZY
+    ),
+    "cuda, fenced threads, two levels": lambda where: make_scene(
+        where, "cuda", "threads", True, Pace.LAZY
+    ),
+}
+
+# As the last ones, with a stream that gets on when the test lets it.
+BY_HAND: dict[str, Callable[[str], Scene]] = {
+    "host": lambda where: make_scene(where, "host", "threads", False, Pace.BY_HAND),
+    "host, two levels": lambda where: make_scene(where, "host", "threads", True, Pace.BY_HAND),
+    "cuda, two levels": lambda where: make_scene(where, "cuda", "threads", True, Pace.BY_HAND),
 }

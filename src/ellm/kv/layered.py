@@ -7,6 +7,12 @@
 While a step computes group 0, its rows are mapped (▒) and those of the next group that is away
 are on their way up (░); once computed, new rows go down (▽) and the chunks serve the next but one.
 So a sequence needs chunks for its resident groups and two more, and copying hides behind computing.
+
+Where the device runs behind the host, layers are launched ahead of it.  Each copy waits by a fence
+for the kernels that were launched before it: down, until they have written the rows; up, until they
+have done with the group whose chunks it overwrites.  The host waits in two places, both in `enter`:
+for rows on their way up, so that kernels find them, and for the rows of the last group but one to
+be safe below, whose chunks are wanted.  A step's ferry has to `finish` before the next is planned.
 """
 
 from __future__ import annotations

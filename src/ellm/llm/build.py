@@ -77,10 +77,10 @@ class House:
         memory = replace(memory, chunk_bytes=raw.chunk_bytes)
         assert memory.budget is not None
         driver = MeteredDriver(raw, MonotonicClock())
-        fence = partial(_fence, raw) if isinstance(raw, CudaDriver) else None
+        fence = partial(_fence, raw, args.device) if isinstance(raw, CudaDriver) else None
         unmaps = DeferredUnmaps(driver, fence, at_once=not memory.uses(ElasticPart.DEFER))
         pool = ChunkPool(driver, memory.budget, unmaps)
-        tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir, args.device)
+        tiers = open_tier(memory.offload_bytes, args.kv_offloading_dir, args.device, fence)
         return cls(pool, Balloon(pool), tiers, args.device, memory)
 
     def settle(
@@ -308,9 +308,12 @@ def _cuda_ops(dtype: torch.dtype, head_dim: int) -> Ops:
     return CudaOps() if CudaOps.computes(dtype, head_dim) else ReferenceOps()
 
 
-def _fence(driver: CudaDriver) -> Fence:
-    """The moment after all work given to the stream that computes so far."""
-    return driver.fence(torch.cuda.current_stream(driver.index).cuda_stream)
+def _fence(driver: CudaDriver, device: str) -> Fence:
+    """The moment after all work given so far to the stream that computes.
+
+    That is the current one of the thread that asks, the engine's.
+    """
+    return driver.fence(torch.cuda.current_stream(device).cuda_stream)
 
 
 def _driver(device: str, memory: MemoryConfig) -> Driver:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ellm.memory.fences import Fence
 from ellm.memory.level import Level
 from ellm.memory.store import Place, Store
 from ellm.memory.transfer import Direction, Transfer
@@ -56,8 +57,10 @@ class BlockTransfer(Transfer):
         size: int,
         steps: Callable[[], Iterator[int]],
         target: tuple[Level[Store, Block], Place] | None = None,
+        fence: Fence | None = None,
     ) -> None:
-        super().__init__(Direction.UP if purpose is Purpose.GET else Direction.DOWN, size, steps)
+        way = Direction.UP if purpose is Purpose.GET else Direction.DOWN
+        super().__init__(way, size, steps, fence)
         self.block = block
         self.purpose = purpose
         self.target = target

@@ -17,9 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ellm.core.errors import DriverError
+
 
 class Fence(Protocol):
-    """A mark in the queue of a stream, behind everything that was queued before it."""
+    """A mark in the queue of a stream, behind everything that was queued before it.
+
+    Any thread may ask, one at a time.  Both raise DriverError when work on the stream has failed.
+    """
 
     def passed(self) -> bool:
         """Whether the stream has reached the mark; does not block."""
@@ -28,6 +33,30 @@ class Fence(Protocol):
     def wait(self) -> None:
         """Block until it has."""
         ...
+
+
+class RefusedFence:
+    """A mark that could not be made: whoever waits for it hears why."""
+
+    def __init__(self, error: DriverError) -> None:
+        self._error = error
+
+    def passed(self) -> bool:
+        raise self._error
+
+    def wait(self) -> None:
+        raise self._error
+
+
+def fence_now(record: Callable[[], Fence] | None) -> Fence | None:
+    """A mark behind everything queued so far; None where memory is used synchronously.
+
+    Never raises, so that whoever gives something up or asks for a copy is not stopped halfway.
+    """
+    try:
+        return None if record is None else record()
+    except DriverError as error:
+        return RefusedFence(error)
 
 
 @dataclass(slots=True)

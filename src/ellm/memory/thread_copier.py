@@ -1,4 +1,11 @@
-"""Copies beside the computation: one thread each way."""
+"""Copies beside the computation: one thread each way.
+
+    submit ──▶ in line ──▶ fenced ──▶ worked at ──▶ ended
+                  └──────────┴───────── cancel
+
+The thread sleeps in front of a transfer's fence, and touches nothing before it has passed.  Whoever
+cancels does not wait for the fence: the thread finds the transfer gone when it wakes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +13,7 @@ import threading
 import time
 from collections import deque
 
+from ellm.memory.fences import Fence
 from ellm.memory.transfer import Direction, Transfer, TransferState
 
 
@@ -20,6 +28,7 @@ class ThreadCopier:
         self._rate = bytes_per_second
         self._changed = threading.Condition()
         self._waiting: dict[Direction, deque[Transfer]] = {way: deque() for way in Direction}
+        self._fenced: dict[Direction, Transfer | None] = dict.fromkeys(Direction)
         self._working: dict[Direction, Transfer | None] = dict.fromkeys(Direction)
         self._cancelled: set[Transfer] = set()
         self._outcomes: deque[tuple[Transfer, Exception | None, float]] = deque()
@@ -56,6 +65,8 @@ class ThreadCopier:
         with self._changed:
             if transfer in self._waiting[way]:
                 self._waiting[way].remove(transfer)
+            elif self._fenced[way] is transfer:
+                self._fenced[way] = None
             else:
                 self._cancelled.add(transfer)
                 self._changed.notify_all()
@@ -67,9 +78,11 @@ class ThreadCopier:
         transfer.state = TransferState.CANCELLED
 
     def close(self) -> None:
+        """Cancel everything; a fence that a thread sleeps at is waited for."""
         with self._changed:
             self._open = False
-            left = [*self._working.values(), *(t for q in self._waiting.values() for t in q)]
+            begun = [*self._working.values(), *self._fenced.values()]
+            left = [*begun, *(t for q in self._waiting.values() for t in q)]
         for transfer in left:
             if transfer is not None:
                 self.cancel(transfer)
@@ -80,7 +93,8 @@ class ThreadCopier:
 
     def _has(self, transfer: Transfer) -> bool:
         way = transfer.direction
-        return self._working[way] is transfer or transfer in self._waiting[way]
+        begun = (self._working[way], self._fenced[way])
+        return transfer in begun or transfer in self._waiting[way]
 
     def _run(self, way: Direction) -> None:
         waiting = self._waiting[way]
@@ -89,9 +103,14 @@ class ThreadCopier:
                 self._changed.wait_for(lambda: waiting or not self._open)
                 if not waiting:
                     return
-                transfer = self._working[way] = waiting.popleft()
+                transfer = self._fenced[way] = waiting.popleft()
+            error = _pass(transfer.fence)
+            with self._changed:
+                if self._fenced[way] is not transfer:  # cancelled meanwhile
+                    continue
+                self._fenced[way], self._working[way] = None, transfer
             start = time.monotonic()
-            error = self._work(transfer, start)
+            error = error or self._work(transfer, start)
             with self._changed:
                 self._outcomes.append((transfer, error, time.monotonic() - start))
                 self._working[way] = None
@@ -116,3 +135,13 @@ class ThreadCopier:
             self._changed.wait_for(
                 lambda: transfer in self._cancelled, max(0.0, until - time.monotonic())
             )
+
+
+def _pass(fence: Fence | None) -> Exception | None:
+    """Sleep until the fence has passed; what the work before it failed of, if it did."""
+    try:
+        if fence is not None:
+            fence.wait()
+    except Exception as error:
+        return error
+    return None

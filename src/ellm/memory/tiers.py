@@ -7,16 +7,27 @@
 
 Copies run beside the engine.  A caller begins one and keeps the memory it named as it is until
 the end, of which `poll` tells; nothing changes but in calls, which one thread makes.
+
+The memory may still be in use by work that a device was given before the call: a fence is recorded
+in the call, and no byte moves before it has passed.
+
+    compute   … kernel writes rows │ kernels that touch none of them …
+    host              put ─ fence ─┘        what it launches until the end touches none either
+    copier            sleeps ······└ copies ─┤ READY: now rows may be unmapped, chunks reused
+
+So a copy down has what kernels wrote, and a copy up overwrites nothing that they still read:
+neither through these rows nor through older mappings of the same chunks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ellm.core.errors import DriverError
 from ellm.memory.block import Block, BlockState, BlockTransfer, Purpose
 from ellm.memory.extents import Access, Extent, HostAccess, Region
+from ellm.memory.fences import Fence, fence_now
 from ellm.memory.level import Level
 from ellm.memory.store import HostMemoryStore, Place, Store
 from ellm.memory.tier_log import TierLog
@@ -30,16 +41,24 @@ _SPARE_SHARE = 8
 class Tiers:
     """Blocks in `top` (None: there is none) and `base`; `access` reaches the memory above.
 
-    What it is given is its own: `close` closes stores, copier and access too.
+    `fence` marks the moment after all work given to the device so far; None where work is done
+    when the call returns, as on the host.  What it is given is its own: `close` closes stores,
+    copier and access too.
     """
 
     def __init__(
-        self, base: Store, access: Access, copier: Copier, top: HostMemoryStore | None = None
+        self,
+        base: Store,
+        access: Access,
+        copier: Copier,
+        top: HostMemoryStore | None = None,
+        fence: Callable[[], Fence] | None = None,
     ) -> None:
         self._base: Level[Store, Block] = Level(base)
         self._top: Level[HostMemoryStore, Block] | None = None if top is None else Level(top)
         self._levels: list[Level[Store, Block]] = [lv for lv in (self._top, self._base) if lv]
         self._access = access
+        self._fence = fence
         self._host = HostAccess()
         self._copier = copier
         self._ended: list[BlockTransfer] = []
@@ -101,7 +120,8 @@ class Tiers:
         block = Block(size, source.size, level, place)
         level.tenants[block] = None
         write = partial(level.store.write, place, 0, source)
-        self._submit(BlockTransfer(block, Purpose.PUT, source.size, write))
+        fence = fence_now(self._fence)
+        self._submit(BlockTransfer(block, Purpose.PUT, source.size, write, fence=fence))
         self._make_spare_room()
         return block
 
@@ -121,12 +141,13 @@ class Tiers:
         def write() -> Iterator[int]:
             return block.level.store.write(block.place, offset, source)
 
-        transfer = BlockTransfer(block, Purpose.UPDATE, source.size, write)
+        fence = fence_now(self._fence)
+        transfer = BlockTransfer(block, Purpose.UPDATE, source.size, write, fence=fence)
         self._submit(transfer)
         return transfer
 
     def get(self, block: Block, extents: Sequence[Extent], offset: int = 0) -> BlockTransfer:
-        """Begin to copy the block's bytes from `offset` up, into extents nobody else touches.
+        """Begin to copy the block's bytes from `offset` up, into extents nobody touches from now.
 
         If it fails, the extents' bytes are undefined and the block is FAILED.
         """
@@ -140,7 +161,8 @@ class Tiers:
             def read() -> Iterator[int]:
                 return block.level.store.read(block.place, offset, target)
 
-            transfer = BlockTransfer(block, Purpose.GET, target.size, read)
+            fence = fence_now(self._fence)
+            transfer = BlockTransfer(block, Purpose.GET, target.size, read, fence=fence)
         block.level.tenants.move_to_end(block)
         self._submit(transfer)
         return transfer
@@ -335,7 +357,8 @@ class Tiers:
             for _ in top.store.read(place, 0, target):
                 yield 0
 
-        return BlockTransfer(block, Purpose.GET, target.size, read, (top, place))
+        fence = fence_now(self._fence)
+        return BlockTransfer(block, Purpose.GET, target.size, read, (top, place), fence)
 
     def _make_spare_room(self) -> None:
         """Begin to move the block that was used least lately from the top to the base."""

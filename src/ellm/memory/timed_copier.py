@@ -14,7 +14,7 @@ class TimedCopier:
     """One line each way, `bytes_per_second` fast, in each direction if they differ.
 
     A transfer's work is done when it ends, all at once, in the thread that asks.  `advance` lets
-    seconds pass on the clock, for `wait`.
+    seconds pass on the clock, for `wait`.  There are no streams in virtual time, so no fences.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class TimedCopier:
         self._ends: list[tuple[float, int, Transfer]] = []
 
     def submit(self, transfer: Transfer) -> None:
+        assert transfer.fence is None, transfer.fence
         way = transfer.direction
         transfer.seconds = transfer.size / self._rates[way]
         end = max(self._clock.now(), self._free_at[way]) + transfer.seconds

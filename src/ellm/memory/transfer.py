@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Protocol
 
+from ellm.memory.fences import Fence
+
 
 class Direction(Enum):
     """Down is away from the device."""
@@ -27,14 +29,22 @@ class Transfer:
     """`size` bytes one way.  While it is pending, a copy may touch the caller's extents.
 
     `steps` does the work, a bounded part of it each time it is advanced, yielding how many bytes
-    that was.  `seconds` is how long it was worked at, waiting in line left out; `error` says why
-    it failed.
+    that was.  None is done before `fence` has passed, behind which all work lies that may touch
+    the extents; None: no such work is left.  `seconds` is how long it was worked at, waiting in
+    line and for the fence left out; `error` says why it failed.
     """
 
-    def __init__(self, direction: Direction, size: int, steps: Callable[[], Iterator[int]]) -> None:
+    def __init__(
+        self,
+        direction: Direction,
+        size: int,
+        steps: Callable[[], Iterator[int]],
+        fence: Fence | None = None,
+    ) -> None:
         self.direction = direction
         self.size = size
         self.steps = steps
+        self.fence = fence
         self.state = TransferState.PENDING
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -45,7 +55,7 @@ class Transfer:
 
 
 class Copier(Protocol):
-    """Works off transfers, first come first served in each direction.
+    """Works off transfers, first come first served in each direction, each behind its fence.
 
     All calls come from one thread, which alone sees a transfer's state change: in these calls.
     """
@@ -61,7 +71,10 @@ class Copier(Protocol):
         ...
 
     def cancel(self, transfer: Transfer) -> None:
-        """Make a submitted transfer end now.  No copy of it touches anything any more."""
+        """Make a submitted transfer end now, whether its fence has passed or not.
+
+        No copy of it touches anything any more.
+        """
         ...
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ellm.core.errors import DriverError
 from ellm.memory.driver import Driver, Span
-from ellm.memory.fences import Fence
+from ellm.memory.fences import Fence, fence_now
 from ellm.memory.runs import adjacent_runs
 
 
@@ -53,7 +53,7 @@ class DeferredUnmaps:
     def add(self, span: Span, slot: int, count: int) -> None:
         """`count` mapped slots from `slot` have no use left."""
         waiting = self._waiting.setdefault(span.address, _Waiting(span, {}))
-        fence = None if self._fence is None else self._fence()
+        fence = fence_now(self._fence)
         waiting.slots.update(dict.fromkeys(range(slot, slot + count), fence))
         if self._at_once:
             with suppress(DriverError):
@@ -71,7 +71,10 @@ class DeferredUnmaps:
         for waiting in list(self._waiting.values()):
             slots = sorted(waiting.slots)
             if not wait:
-                slots = [at for at in slots if _has_passed(waiting.slots[at])]
+                # Slots given back together have one fence, and asking it is a call of the driver.
+                fences = {id(fence): fence for fence in waiting.slots.values()}
+                passed = {key for key, fence in fences.items() if fence is None or fence.passed()}
+                slots = [at for at in slots if id(waiting.slots[at]) in passed]
             self._unmap(waiting, slots)
             flushed += len(slots)
         return flushed
@@ -85,7 +88,3 @@ class DeferredUnmaps:
                 del waiting.slots[at]
         if not waiting.slots:
             self._waiting.pop(waiting.span.address, None)
-
-
-def _has_passed(fence: Fence | None) -> bool:
-    return fence is None or fence.passed()

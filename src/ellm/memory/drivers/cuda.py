@@ -7,13 +7,14 @@
     destroy   cuMemRelease                           only here and at close
 
 These calls are not ordered with streams.  A slot may be unmapped only after the work that reads it
-has finished; mapping slots that nothing reads yet needs no wait.
+has finished; mapping slots that nothing reads yet needs no wait.  `copy`, `copy_in` and `copy_out`
+are ordered with the default stream, where frameworks compute unless they are told otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import count as count_from
 from typing import Any
 
@@ -45,7 +46,6 @@ class CudaDriver:
     ) -> None:
         cuda = self._cuda = import_bindings() if bindings is None else bindings
         self._on_shortage = on_shortage
-        self.index = device
         handle = self._number = find_device(cuda, device)
         self._property = cuda.CUmemAllocationProp()
         self._property.type = cuda.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
@@ -185,10 +185,13 @@ class CudaDriver:
         return self._mappings.created * self.chunk_bytes
 
     def close(self) -> None:
+        """As any driver's, once the device has done what it was given."""
         if not self._context.held:
             return
         cuda, size = self._cuda, self.chunk_bytes
         with self._context.current():
+            with suppress(DriverError):  # where work has failed, none is left
+                self._call(cuda.cuCtxSynchronize)
             for span in self._mappings.spans:
                 for start, stop in adjacent_runs(sorted(self._mappings.slots(span))):
                     first = span.address + start * size
@@ -222,22 +225,34 @@ class CudaDriver:
 
 
 class CudaFence:
-    """An event recorded on a stream; it is destroyed when it has passed."""
+    """An event recorded on a stream; it is destroyed when it has passed, or nobody asks any more.
+
+    Whoever waits for it sleeps.  Any thread may, one at a time.
+    """
+
+    _event: Any = None
 
     def __init__(
         self, cuda: Any, current: Callable[[], AbstractContextManager[None]], stream: int
     ) -> None:
         self._cuda = cuda
         self._current = current
+        flags = cuda.CUevent_flags
+        sleepy = flags.CU_EVENT_BLOCKING_SYNC.value | flags.CU_EVENT_DISABLE_TIMING.value
         with current():
-            self._event = call(
-                cuda, cuda.cuEventCreate, int(cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING)
-            )
+            self._event = call(cuda, cuda.cuEventCreate, sleepy)
             try:
                 call(cuda, cuda.cuEventRecord, self._event, stream)
             except DriverError:
-                call(cuda, cuda.cuEventDestroy, self._event)
+                self._destroy()
                 raise
+
+    def __del__(self) -> None:
+        # A transfer that was cancelled in line never waits for its fence.
+        with suppress(DriverError):
+            if self._event is not None:
+                with self._current():
+                    self._destroy()
 
     def passed(self) -> bool:
         """Raises DriverError if earlier work on the device has failed."""
@@ -250,11 +265,16 @@ class CudaFence:
                 return False
             if result != cuda.CUresult.CUDA_SUCCESS:
                 raise DriverError(f"cuEventQuery was refused: {result.name}")
-            call(cuda, cuda.cuEventDestroy, self._event)
-        self._event = None
+            self._destroy()
         return True
 
     def wait(self) -> None:
+        """Raises DriverError if earlier work on the device has failed."""
         if self._event is not None:
             with self._current():
                 call(self._cuda, self._cuda.cuEventSynchronize, self._event)
+                self._destroy()
+
+    def _destroy(self) -> None:
+        event, self._event = self._event, None
+        call(self._cuda, self._cuda.cuEventDestroy, event)

@@ -4,7 +4,8 @@
     up     cuMemcpyHtoDAsync ... cuEventRecord, cuEventSynchronize     another
 
 These streams wait for nothing: the work that wrote what is copied down, or still reads what is
-copied over, must have finished.
+copied over, must have finished.  Tiers see to that, with a fence for each transfer; and what is
+launched after a copy was seen to end finds its bytes, since the host has waited for them.
 """
 
 from __future__ import annotations
