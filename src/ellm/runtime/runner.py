@@ -22,7 +22,6 @@ from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
 from ellm.runtime.batch import InputRoom
 from ellm.runtime.feedback import Feedback, Sent
-from ellm.runtime.ordered_ferry import OrderedFerry
 from ellm.runtime.views import put, view
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
 
@@ -158,8 +157,6 @@ class Runner:
             return self._launch(plan, ferry)
 
     def _launch(self, plan: StepPlan, ferry: Ferry | None) -> Answers:
-        if ferry is not None and self._on_gpu:
-            ferry = OrderedFerry(ferry)
         shape = _rounded(plan.shape, self._block)
         self._workspace.reset()
         room, buffers = self._workspace.again(shape, lambda scratch: self._take(scratch, shape))
