@@ -1,4 +1,4 @@
-"""Chunks unmapped, parked, fetched and reused beside a stream that is kept busy, on a real device."""
+"""Chunks unmapped, parked, fetched and reused beside a busy stream, on a real device."""
 
 from __future__ import annotations
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fake_cuda import CUresult, FakeCuda
+from fake_stream import FakeStream, Pace
 from tier_scene import CHUNK, PIECE, FaultyDisk
 
 from ellm.core.errors import DriverError
-from ellm.memory.block import BlockState
+from ellm.memory.block import Block, BlockState
 from ellm.memory.drivers.cuda import CudaDriver
 from ellm.memory.drivers.cuda_access import CudaAccess
 from ellm.memory.stores.file import FileStore
 from ellm.memory.stores.host import HostStore
 from ellm.memory.thread_copier import ThreadCopier
 from ellm.memory.tiers import Tiers
+from ellm.memory.transfer import TransferState
+
+STAGE = 2
 
 
 @pytest.fixture
@@ -28,6 +34,101 @@ def mapped(cuda: FakeCuda) -> tuple[CudaDriver, int]:
     span = driver.reserve(8)
     driver.map(span, 0, driver.create(8))
     return driver, span.address
+
+
+@dataclass(eq=False)
+class Pinned:
+    """A tier of 10 pieces of pinned memory, four a slab, over 12 on disk."""
+
+    cuda: FakeCuda
+    driver: CudaDriver
+    address: int
+    tiers: Tiers
+
+    @property
+    def now(self) -> int:
+        """Pieces that are pinned: the device's own count."""
+        return sum(len(pages) - 4096 for pages in self.cuda.pinned.values()) // PIECE
+
+    def put(self, pieces: int) -> Block:
+        block = self.tiers.put([(self.address, pieces * PIECE)])
+        assert block is not None
+        self.tiers.wait(block)
+        assert block.state is BlockState.READY
+        return block
+
+    def close(self) -> None:
+        self.tiers.check()
+        self.tiers.close()
+        self.driver.close()
+        assert self.cuda.idle
+
+
+@pytest.fixture
+def pinned(cuda: FakeCuda, tmp_path: Path) -> Iterator[Pinned]:
+    cuda.computing[0] = FakeStream(Pace.LAZY)
+    driver, address = mapped(cuda)
+    access = CudaAccess(bindings=cuda)
+    top = HostStore(10 * PIECE, access, piece_bytes=PIECE, slab_bytes=4 * PIECE)
+    base = FileStore(12 * PIECE, access, str(tmp_path), piece_bytes=PIECE, step_bytes=STAGE * PIECE)
+    tiers = Tiers(base, access, ThreadCopier(), top, lambda: driver.fence(0))
+    made = Pinned(cuda, driver, address, tiers)
+    yield made
+    made.close()
+
+
+def test_nothing_is_pinned_before_it_is_needed(pinned: Pinned) -> None:
+    assert pinned.now == 0
+    pinned.put(1)
+    assert pinned.now == 4
+    pinned.put(3)
+    assert pinned.now == 4
+    pinned.put(1)
+    assert pinned.now == 8
+
+
+def test_no_more_is_pinned_than_was_asked_for(pinned: Pinned) -> None:
+    """The last slab is cut to what is left; disks take one buffer each way beside it."""
+    blocks = [pinned.put(1) for _ in range(10)]
+    assert pinned.now <= 10 + STAGE
+    while pinned.tiers.free >= PIECE:
+        blocks.append(pinned.put(1))
+    for block in blocks:
+        pinned.tiers.wait(pinned.tiers.get(block, [(pinned.address + CHUNK, PIECE)]))
+    assert pinned.now == 10 + 2 * STAGE
+    assert pinned.tiers.stats.spills > 0
+
+
+def test_what_is_idle_is_unpinned(pinned: Pinned) -> None:
+    blocks = [pinned.put(2) for _ in range(6)]
+    for block in blocks:
+        pinned.tiers.wait(block)
+    last = blocks.pop()
+    for block in blocks:
+        pinned.tiers.drop(block)
+    before = pinned.now
+    pinned.tiers.trim()
+    assert 2 <= pinned.now < before, "where the last block is stays"
+    transfer = pinned.tiers.get(last, [(pinned.address, 2 * PIECE)])
+    pinned.tiers.wait(transfer)
+    assert transfer.state is TransferState.DONE
+    pinned.tiers.drop(last)
+    pinned.tiers.trim()
+    assert pinned.now == 0
+    pinned.put(1)
+    assert pinned.now == 4
+
+
+def test_memory_that_the_device_does_not_take_back_is_said(
+    pinned: Pinned, caplog: pytest.LogCaptureFixture
+) -> None:
+    pinned.tiers.drop(pinned.put(1))
+    pinned.cuda.fail("cuMemFreeHost")
+    pinned.tiers.trim()
+    assert "keeps room that is free" in caplog.text
+    assert pinned.now == 4
+    pinned.cuda.pinned.clear()  # a real device keeps it to the end
+    pinned.put(1)
 
 
 def test_a_copy_has_happened_when_the_call_returns(cuda: FakeCuda) -> None:

@@ -207,7 +207,7 @@ class Tiers:
         for level in self._levels:
             try:
                 level.trim()
-            except OSError as error:
+            except (OSError, DriverError) as error:
                 self._log.stuck(level.store.name, str(error))
 
     def close(self) -> None:

@@ -120,7 +120,8 @@ class FileStore:
 
     def trim(self, free: Sequence[tuple[int, int]], used: int) -> None:
         size = self.piece_bytes
-        if not used:
+        if not used:  # so nothing is copied either
+            self._free_stages()
             self._disk.truncate(self._file)
         elif self._disk.held(self._file) > used * size:
             runs = [(start * size, (stop - start) * size) for start, stop in free]
@@ -131,12 +132,15 @@ class FileStore:
             return
         self._disk.close(self._file)
         self._file = -1
-        for stage in self._stages.values():
-            self._access.free(stage)
-        self._stages.clear()
+        self._free_stages()
 
     def _is_one_step(self, first: int, last: int) -> bool:
         return (last - first + 1) * self.piece_bytes <= self._step_bytes
+
+    def _free_stages(self) -> None:
+        for stage in self._stages.values():
+            self._access.free(stage)
+        self._stages.clear()
 
     def _stage(self, use: str) -> HostBuffer:
         if use not in self._stages:

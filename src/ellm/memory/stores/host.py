@@ -44,7 +44,8 @@ class HostStore:
     @property
     def backed(self) -> int:
         """Bytes of memory taken now."""
-        return len(self._slabs) * self._slab_pieces * self.piece_bytes
+        with self._lock:
+            return sum(slab.size for slab in self._slabs.values())
 
     def refuses(self, place: Place, used: int) -> str | None:
         return None if self._refused is None or self._is_backed(place.pieces) else self._refused
@@ -95,13 +96,13 @@ class HostStore:
         return all(piece // self._slab_pieces in self._slabs for piece in pieces)
 
     def _back(self, piece: int) -> int:
-        """The piece's address, with memory behind it."""
+        """The piece's address, with memory behind it.  The last slab may be shorter."""
         slab, index = divmod(piece, self._slab_pieces)
+        pieces = min(self._slab_pieces, self.pieces - slab * self._slab_pieces)
         with self._lock:
             if slab not in self._slabs:
                 try:
-                    size = self._slab_pieces * self.piece_bytes
-                    self._slabs[slab] = self._access.allocate(size)
+                    self._slabs[slab] = self._access.allocate(pieces * self.piece_bytes)
                 except DriverError as error:
                     self._refused = str(error)
                     raise
