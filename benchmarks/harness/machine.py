@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections import defaultdict
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,8 +35,15 @@ def describe() -> dict[str, str | int]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
         "torch": version("torch"),
-        "transformers": version("transformers"),
+        "transformers": _version("transformers"),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # not every benchmark needs it
+        return ""
 
 
 def family(root: int | None = None) -> list[int]:

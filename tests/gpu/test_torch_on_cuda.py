@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 PROGRAM = """
 import ellm, torch
@@ -35,7 +36,38 @@ with ellm.torch_allocator(memory="1GiB") as allocator:
     allocator.check()
 """
 
+# What benchmarks/finetune trains, in a size for a test.
+FINE_TUNING = """
+import sys
+sys.path.append(sys.argv[1])
+
+import ellm, torch
+from finetuning import ON_CPU, lengths_of, train
+
+def losses(workload, device):
+    lengths = lengths_of(None, 6 * workload.rows, workload.longest, seed=1)
+    return torch.tensor([each.loss for each in train(workload, 6, device, 1, lengths)])
+
+with ellm.torch_allocator(memory="4GiB") as allocator:
+    full, adapted = ON_CPU
+    torch.testing.assert_close(losses(full, "cuda"), losses(full, "cpu"), rtol=2e-2, atol=0)
+    found = losses(adapted, "cuda")
+    assert found[-1] < found[0], found
+    allocator.check()
+    stats = allocator.stats()
+    assert stats.active < stats.peak_active <= stats.peak_reserved, stats
+"""
+
+
+def run(program: str, *arguments: str) -> None:
+    asked = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
 
 def test_a_program_computes_the_same_with_stitched_memory() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(PROGRAM)
+
+
+def test_fine_tuning_learns_the_same_with_stitched_memory() -> None:
+    run(FINE_TUNING, str(Path(__file__).parents[2] / "benchmarks/finetune"))
