@@ -12,6 +12,8 @@ from fake_stream import FakeStream, Pace
 from tier_scene import CHUNK, PIECE, FaultyDisk
 
 from ellm.core.errors import DriverError
+from ellm.core.units import MIB
+from ellm.llm import tier
 from ellm.memory.block import Block, BlockState
 from ellm.memory.drivers.cuda import CudaDriver
 from ellm.memory.drivers.cuda_access import CudaAccess
@@ -177,6 +179,28 @@ def test_what_cannot_be_made_is_undone(cuda: FakeCuda) -> None:
             with pytest.raises(DriverError, match=call):
                 CudaAccess(bindings=cuda)
             assert cuda.idle
+
+
+def test_below_a_device_copies_wait_for_its_stream(
+    cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tier as a server opens it."""
+    stream = cuda.computing[0] = FakeStream(Pace.LAZY)
+    monkeypatch.setattr(tier, "CudaAccess", lambda number: CudaAccess(number, bindings=cuda))
+    driver, address = mapped(cuda)
+    tiers = tier.open_tier(64 * MIB, str(tmp_path), "cuda:0", lambda: driver.fence(0))
+    assert tiers is not None
+    stream.launch(lambda: driver.copy_in(address, b"late" * 100))
+    block = tiers.put([(address, 400)])
+    stream.launch(lambda: driver.copy_in(address, b"next" * 100))
+    assert block is not None
+    transfer = tiers.get(block, [(address + CHUNK, 400)])
+    tiers.wait(transfer)
+    assert driver.copy_out(address + CHUNK, 400) == b"late" * 100
+    assert driver.copy_out(address, 400) == b"next" * 100
+    tiers.close()
+    driver.close()
+    assert cuda.idle
 
 
 def test_without_more_pinned_memory_blocks_go_to_disk(
