@@ -13,6 +13,7 @@ from ellm.core.plan import StepShape
 from ellm.kernels.activation import Activation
 from ellm.kernels.cuda import prompts
 from ellm.kernels.cuda.ops import CudaOps
+from ellm.kernels.logits import DEEPEST
 from ellm.kernels.ops import Changes, Dims, KvPlanes, Segment
 from ellm.runtime.workspace import Workspace
 
@@ -105,9 +106,13 @@ def layer(ops: CudaOps, shape: Shape, room: Workspace, page: int | None) -> None
 
 
 def samples(ops: CudaOps, shape: Shape, room: Workspace) -> None:
-    """Greedy rows alone."""
+    """Greedy rows and such as are drawn, of plain and of changed logits."""
     x, out = empty(shape, ROWS, shape.vocab), torch.zeros(ROWS, dtype=torch.int64)
-    nowhere = torch.zeros(ROWS + 1, dtype=torch.int64)
-    changes = Changes(nowhere, nowhere[:0], torch.empty(0))
-    how = torch.tensor([[0.0, 0, 0, 1, 0]] * ROWS, dtype=torch.float64)
-    ops.sample(x, how, changes, out, ops.logit_temp(room, ROWS, shape.vocab, 4))
+    temp = ops.logit_temp(room, ROWS, shape.vocab, 4)
+    nothing = torch.empty(0, dtype=torch.int64)
+    none = Changes(torch.zeros(ROWS + 1, dtype=torch.int64), nothing, torch.empty(0))
+    some = Changes(torch.tensor([0, 1, 1, 1]), torch.tensor([5]), torch.ones(1))
+    for warm in (0.0, 0.7):
+        how = torch.tensor([[warm, DEEPEST, 40, 0.9, 0.5]] * ROWS, dtype=torch.float64)
+        ops.sample(x, how, none, out, temp)
+        ops.sample(x, how, some, out, temp)

@@ -32,15 +32,18 @@ MOST_SHARED = 99 << 10
 # (CUDA C++ Programming Guide, "Trigonometric functions").
 STACK = {"_angles": 32}
 # Kernels that read the most, and how many of their reads are of 16 bytes at the least.
-WIDE = {"_attend": 16}
+WIDE = {"_attend": 16, "_peaks": 1, "tally": 1, "_sums": 1}
 _SIXTEEN = re.compile(r"cp\.async\.c[ag]\S* .*, 0x10\b|ld\.global\S*\.v4\.[bfus]32 ")
 _TWO = re.compile(r"ld\.global\S*\.[bfus]16 ")
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
+    """`even` says that all that it reads begins at multiples of 16 bytes."""
+
     name: str
     architecture: int
+    even: bool
     shared: int
     ptx: str
     cubin: bytes
@@ -72,6 +75,7 @@ def caught(shape: Shape, architecture: int) -> list[Kernel]:
         found[kernel.hash] = Kernel(
             self.fn.__name__,
             architecture,
+            self.fn.__name__ == "_attend" or shape.vocab % 16 == 0,
             kernel.metadata.shared,
             kernel.asm["ptx"],
             kernel.asm["cubin"],
@@ -142,7 +146,7 @@ def test_shared_memory_is_enough_on_smaller_cards(kernels: list[Kernel]) -> None
 @pytest.mark.parametrize("name", WIDE)
 def test_wide_reads_are_of_sixteen_bytes(kernels: list[Kernel], name: str) -> None:
     """Where an alignment is not known any more, a kernel reads two bytes at a time."""
-    for kernel in (kernel for kernel in kernels if kernel.name == name):
+    for kernel in (kernel for kernel in kernels if kernel.name == name and kernel.even):
         told = kernel.name, kernel.architecture
         assert len(_SIXTEEN.findall(kernel.ptx)) >= WIDE[name], told
         assert not _TWO.findall(kernel.ptx), told

@@ -14,7 +14,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("conformance", "tests"), [("kernel", "test"), ("engine", "graphs or chunks")]
+    ("conformance", "tests"), [("kernel", "test"), ("draw", "test"), ("engine", "graphs or chunks")]
 )
 def test_interpreted(conformance: str, tests: str) -> None:
     file = Path(__file__).with_name(f"{conformance}_conformance.py")

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from ellm.core.plan import StepShape
-from ellm.kernels import logits
 from ellm.kernels.activation import Activation
-from ellm.kernels.cuda import activate, norm, rotary
+from ellm.kernels.cuda import activate, draw, norm, rotary
 from ellm.kernels.cuda.attention import Room, TableAttention
 from ellm.kernels.cuda.decoding import Parts
 from ellm.kernels.cuda.follow import follow
 from ellm.kernels.cuda.graph import Graph, Recorder
-from ellm.kernels.cuda.likeliest import likeliest
 from ellm.kernels.cuda.rows import store
 from ellm.kernels.cuda.table import SequenceTable
 from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
@@ -24,8 +22,6 @@ from ellm.kernels.scratch import Scratch
 
 # What PyTorch's FlashAttention kernels take.
 _HEAD_STEP, _WIDEST_HEAD = 8, 256
-# Logits of tokens drawn at once: 16 rows of a vocabulary of 128 K.
-_DRAWN = 2**21
 
 
 class CudaOps(ReferenceOps):
@@ -124,14 +120,16 @@ class CudaOps(ReferenceOps):
             self._tables.append(table)
         return TableAttention(kv, windows, table, temp)
 
-    def sample(self, x: Tensor, how: Tensor, changes: Changes, out: Tensor, temp: Temp) -> None:
-        if len(changes.ids) or bool(how[:, 0].any()):
-            super().sample(x, how, changes, out, temp)
-        else:
-            likeliest(x, out)
-
     def logit_temp(self, scratch: Scratch, rows: int, width: int, top: int) -> Temp:
-        return logits.Room.take(scratch, rows, width, _DRAWN)
+        return draw.Room.take(scratch, rows, width)
+
+    def sample(self, x: Tensor, how: Tensor, changes: Changes, out: Tensor, temp: Temp) -> None:
+        assert isinstance(temp, draw.Room)
+        draw.sample(x, how, changes, out, temp)
+
+    def score(self, x: Tensor, targets: Tensor, values: Tensor, ids: Tensor, temp: Temp) -> None:
+        assert isinstance(temp, draw.Room)
+        super().score(x, targets, values, ids, temp.report)
 
     def activate(self, activation: Activation, x: Tensor, gated: bool, out: Tensor) -> None:
         activate.activate(activation, x, gated, out)
