@@ -11,7 +11,7 @@ from torch import Tensor
 from ellm.core.layers import KvTable
 from ellm.core.plan import StepShape
 from ellm.kernels.activation import Activation
-from ellm.kernels.cuda import prompts
+from ellm.kernels.cuda import products, prompts
 from ellm.kernels.cuda.ops import CudaOps
 from ellm.kernels.logits import DEEPEST
 from ellm.kernels.ops import Changes, Dims, KvPlanes, Segment
@@ -66,6 +66,7 @@ def tour(shape: Shape) -> None:
     for activation in Activation:
         x = empty(shape, ROWS, 2 * shape.intermediate)
         ops.activate(activation, x, True, empty(shape, ROWS, shape.intermediate))
+    multiply(shape)
     samples(ops, shape, room)
 
 
@@ -82,6 +83,17 @@ def norms(ops: CudaOps, shape: Shape, room: Workspace) -> None:
         ops.layer_norm(x, weight, weight, 1e-5, out, temp, more)
     heads = empty(shape, ROWS, shape.heads, shape.head_dim)
     ops.rms_norm(heads, weight[: shape.head_dim], 1e-5, heads, temp)
+
+
+def multiply(shape: Shape) -> None:
+    """Each way to multiply few rows by a matrix."""
+    weight, bias = empty(shape, 64, shape.hidden), empty(shape, 64)
+    for rows, ways in ((1, products.SINGLE), (ROWS, products.SOME)):
+        x, out = empty(shape, rows, shape.hidden), empty(shape, rows, 64)
+        for way in ways:
+            if way is not products.whole:
+                way(x, weight, None, out)
+                way(x, weight, bias, out)
 
 
 def layer(ops: CudaOps, shape: Shape, room: Workspace, page: int | None) -> None:

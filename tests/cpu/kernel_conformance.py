@@ -19,7 +19,7 @@ from torch import Tensor
 from ellm.core.layers import KvTable
 from ellm.core.plan import StepShape
 from ellm.kernels.activation import Activation
-from ellm.kernels.cuda import decoding
+from ellm.kernels.cuda import decoding, products
 from ellm.kernels.cuda.ops import CudaOps
 from ellm.kernels.ops import Changes, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.reference import ReferenceOps
@@ -34,6 +34,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 HEADS = [(2, 3, 40)]
 if not INTERPRETED:
     HEADS += [(8, 4, 128), (2, 7, 80), (1, 16, 256), (12, 1, 64), (1, 71, 64)]
+
+# Of matrices: how many numbers come out, and go in.
+SIZES = [(37, 300), (64, 1024)]
+if not INTERPRETED:
+    SIZES += [(4096, 4096), (6144, 4096), (1120, 3000), (128_256, 512), (4096, 14_336)]
 
 # Views own nothing: these are kept, and a test has no more rooms than that at once.
 _memories = cycle([torch.empty(ROOM, dtype=torch.uint8, device=DEVICE) for _ in range(2)])
@@ -170,6 +175,39 @@ def test_the_first_of_the_likeliest(dtype: torch.dtype) -> None:
     wanted = [int((row == row.max()).nonzero()[0]) for row in clean]
     assert mine.tolist() == wanted
     assert wanted[1:6] == [4097, wanted[2], 0, 0, 17]
+
+
+@dtypes
+@pytest.mark.parametrize("way", products.SINGLE, ids=["library", "few, 16", "few, 32", "one"])
+@pytest.mark.parametrize("rows", [1, 2, 5, 16])
+@pytest.mark.parametrize(("outs", "width"), SIZES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_of_few_rows(
+    dtype: torch.dtype, way: products.Way, rows: int, outs: int, width: int, biased: bool
+) -> None:
+    """Also of rows that are cut from wider ones."""
+    if way is products.SINGLE[-1] and rows > 1:
+        return
+    x = numbers(1, rows, width + 8, dtype=dtype)[:, :width]
+    weight, bias = numbers(2, outs, width, dtype=dtype), numbers(3, outs, dtype=dtype)
+    out = torch.full((rows + 1, outs), float("nan"), dtype=dtype, device=DEVICE)
+    way(x, weight, bias if biased else None, out[:rows])
+    wanted = x.double() @ weight.double().t() + (bias.double() if biased else 0)
+    close(out[:rows], wanted)
+    assert bool(out[rows:].isnan().all())
+
+
+@dtypes
+def test_linear(dtype: torch.dtype) -> None:
+    """By whichever way, which stays the same."""
+    for rows in (1, 3, 16, 17):
+        x, weight = numbers(1, rows, 256, dtype=dtype), numbers(2, 96, 256, dtype=dtype)
+        found = [torch.empty(rows, 96, dtype=dtype, device=DEVICE) for _ in range(2)]
+        for out in found:
+            ops.pack(weight)
+            ops.linear(x, weight, None, out)
+        assert torch.equal(*found)
+        close(found[0], x.double() @ weight.double().t())
 
 
 def rows_of(table: KvTable, tokens: int) -> Tensor:

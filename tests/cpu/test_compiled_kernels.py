@@ -32,7 +32,10 @@ MOST_SHARED = 99 << 10
 # (CUDA C++ Programming Guide, "Trigonometric functions").
 STACK = {"_angles": 32}
 # Kernels that read the most, and how many of their reads are of 16 bytes at the least.
-WIDE = {"_attend": 16, "_peaks": 1, "tally": 1, "_sums": 1}
+WIDE = {"_attend": 16, "_one": 4, "_few": 4, "_peaks": 1, "tally": 1, "_sums": 1}
+# Reads of a bias, of which there are few.
+NARROW = {"_few": 2}
+LOGITS = ("_peaks", "tally", "_sums")
 _SIXTEEN = re.compile(r"cp\.async\.c[ag]\S* .*, 0x10\b|ld\.global\S*\.v4\.[bfus]32 ")
 _TWO = re.compile(r"ld\.global\S*\.[bfus]16 ")
 
@@ -75,7 +78,7 @@ def caught(shape: Shape, architecture: int) -> list[Kernel]:
         found[kernel.hash] = Kernel(
             self.fn.__name__,
             architecture,
-            self.fn.__name__ == "_attend" or shape.vocab % 16 == 0,
+            self.fn.__name__ not in LOGITS or shape.vocab % 16 == 0,
             kernel.metadata.shared,
             kernel.asm["ptx"],
             kernel.asm["cubin"],
@@ -149,4 +152,4 @@ def test_wide_reads_are_of_sixteen_bytes(kernels: list[Kernel], name: str) -> No
     for kernel in (kernel for kernel in kernels if kernel.name == name and kernel.even):
         told = kernel.name, kernel.architecture
         assert len(_SIXTEEN.findall(kernel.ptx)) >= WIDE[name], told
-        assert not _TWO.findall(kernel.ptx), told
+        assert len(_TWO.findall(kernel.ptx)) <= NARROW.get(name, 0), told

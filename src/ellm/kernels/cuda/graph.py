@@ -8,11 +8,16 @@ positions and rows from the room of the inputs, sequences from a table that `run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 
 from ellm.kernels.cuda.table import SequenceTable
 from ellm.kernels.ops import Segment
+
+# Replays of what is timed, of which the shortest counts.
+_TRIES = 5
 
 
 class Graph:
@@ -54,3 +59,17 @@ class Recorder:
             finally:
                 graph.capture_end()
         return graph
+
+    def time(self, work: Callable[[], None]) -> float:
+        """Milliseconds that `work` takes when it is replayed; waits until that is known."""
+        self.warm(work)
+        graph = self.capture(work)
+        moments: list[Any] = []
+        with torch.cuda.stream(self._stream):
+            graph.replay()
+            for _ in range(_TRIES + 1):
+                moments.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+                moments[-1].record()
+                graph.replay()
+        self._stream.synchronize()
+        return min(float(begin.elapsed_time(end)) for begin, end in pairwise(moments))

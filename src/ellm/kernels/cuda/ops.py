@@ -14,6 +14,7 @@ from ellm.kernels.cuda.attention import Room, TableAttention
 from ellm.kernels.cuda.decoding import Parts
 from ellm.kernels.cuda.follow import follow
 from ellm.kernels.cuda.graph import Graph, Recorder
+from ellm.kernels.cuda.products import Products
 from ellm.kernels.cuda.rows import store
 from ellm.kernels.cuda.table import SequenceTable
 from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
@@ -33,9 +34,16 @@ class CudaOps(ReferenceOps):
     name = "Triton"
 
     def __init__(self) -> None:
-        self._recorder: Recorder | None = None
+        self._made: Recorder | None = None
+        self._products = Products()
         # Those that a capture under way reads.
         self._tables: list[SequenceTable] | None = None
+
+    @property
+    def _recorder(self) -> Recorder:
+        if self._made is None:
+            self._made = Recorder()
+        return self._made
 
     @staticmethod
     def computes(dtype: torch.dtype, head_dim: int) -> bool:
@@ -46,8 +54,6 @@ class CudaOps(ReferenceOps):
     def trace(self, work: Callable[[], None], shape: StepShape) -> Graph | None:
         if shape.longest_query > 1:
             return None
-        if self._recorder is None:
-            self._recorder = Recorder()
         self._recorder.warm(work)
         self._tables = []
         try:
@@ -67,6 +73,15 @@ class CudaOps(ReferenceOps):
 
     def follow(self, ids: Tensor, answers: Tensor) -> None:
         follow(ids, answers)
+
+    def _timed(self, work: Callable[[], None]) -> float:
+        return self._recorder.time(work)
+
+    def pack(self, weight: Tensor) -> None:
+        self._products.note(weight)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        self._products.linear(x, weight, bias, out, self._timed)
 
     def rms_norm(
         self,
