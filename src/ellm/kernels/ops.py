@@ -7,7 +7,7 @@ says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,12 +120,19 @@ class Ops(Protocol):
         """
         ...
 
+    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable:
+        """Which steps of as many rows a program of `trace` serves: those of the same key.
+
+        `segments` are none for work without attention.
+        """
+        ...
+
     def trace(self, work: Callable[[], None], shape: StepShape) -> Program | None:
         """Record the ops that `work` asks for; None from a backend that cannot for such a step.
 
         `work` is for as many rows as its matrices have, of which some mean nothing.  It may be
         called more than once, and its ops may be done: they are done again by the program, which
-        serves steps that decode or do not, and gather or do not, as `shape` does.
+        serves steps of the same `key`.
         """
         ...
 

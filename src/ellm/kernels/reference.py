@@ -6,7 +6,7 @@ the model's dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,9 @@ class ReferenceOps:
         # oneDNN compiles a bfloat16 product for every number of rows, and keeps what it made:
         # hundreds of megabytes in an hour of mixed lengths.
         return height(rows)
+
+    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable:
+        return shape.longest_query > 1, shape.gathers
 
     def trace(self, work: Callable[[], None], shape: StepShape) -> Program | None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 import torch
@@ -123,7 +123,7 @@ class Runner:
         self.ahead = self._on_gpu if ahead is None else ahead
         self._on_shortage = on_shortage
         self._counted: dict[StepShape, int] = {}
-        self._programs: dict[tuple[int, ...], Program] = {}
+        self._programs: dict[tuple[Hashable, ...], Program] = {}
 
     @property
     def _block(self) -> int:
@@ -194,16 +194,16 @@ class Runner:
 
         # As many rows, and the first buffer behind all that depend on anything else.
         places = (len(buffers.rows.hidden), buffers.rows.hidden.data_ptr())
-        program = self._recorded(places, shape, whole) if ferry is None else None
+        key = *places, self._ops.key(shape, inputs.segments)
+        program = self._recorded(key, shape, whole) if ferry is None else None
         if program is None:
             work(inputs)
         else:
             program.run(len(inputs.ids), inputs.segments)
 
     def _recorded(
-        self, places: tuple[int, ...], shape: StepShape, work: Callable[[], None]
+        self, key: tuple[Hashable, ...], shape: StepShape, work: Callable[[], None]
     ) -> Program | None:
-        key = (*places, shape.longest_query > 1, shape.gathers)
         program = self._programs.get(key)
         if program is None:
             program = self._ops.trace(work, shape)
@@ -258,7 +258,8 @@ class Runner:
             self._decoder.logits(index, buffers, last, logits)
 
         places = (count, last.hidden.data_ptr(), buffers.rows.hidden.data_ptr())
-        program = self._recorded(places, shape, lambda: work(index))
+        key = *places, self._ops.key(shape, ())
+        program = self._recorded(key, shape, lambda: work(index))
         if program is None:
             work(index[: len(rows)])
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from ctypes import byref
 from dataclasses import dataclass
 
@@ -68,6 +68,9 @@ class NativeOps:
 
     def padded(self, rows: int) -> int:
         return height(rows)
+
+    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable:
+        return shape.longest_query > 1, shape.gathers
 
     def trace(self, work: Callable[[], None], shape: StepShape) -> Tape:
         self._recorded = []
