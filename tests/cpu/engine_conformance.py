@@ -21,6 +21,7 @@ from ellm.core.sampling import SamplingParams
 from ellm.core.units import MIB
 from ellm.engine.engine import Engine
 from ellm.kernels.cuda.ops import CudaOps
+from ellm.kernels.cuda.table import Form
 from ellm.llm import build as composition
 from ellm.llm.args import EngineArgs
 from ellm.llm.build import Built, build
@@ -149,6 +150,9 @@ def test_graphs_do_what_launches_do(layout: KvLayout, monkeypatch: pytest.Monkey
     captured = answers(built.engine, drawn=True)
     programs = len(runner._programs)
     assert programs > 1
+    forms = [key[-1] for key in runner._programs]
+    mixed = any(isinstance(form, Form) and form.prompts for form in forms)
+    assert mixed or layout is KvLayout.PAGED
     assert built.engine.release_idle() > 0
     assert answers(built.engine, drawn=True) == captured
     assert len(runner._programs) == programs

@@ -87,11 +87,13 @@ def flash_attention(
     assert query_ends.dtype == key_starts.dtype == options["seqused_k"].dtype == torch.int32
     assert causal
     assert not debug
-    out = torch.empty(query.shape, dtype=query.dtype)
+    out = torch.full(query.shape, float("nan"), dtype=query.dtype)
     left = options["window_size_left"]
     group = query.shape[1] // key.shape[1]
     places = zip(key_starts.tolist(), options["seqused_k"].tolist(), strict=False)
     for (begin, end), (first, length) in zip(pairwise(query_ends.tolist()), places, strict=True):
+        if not length:
+            continue
         assert end - begin <= longest_query
         assert length <= longest_key
         keys, values = (

@@ -267,16 +267,21 @@ Part = tuple[int, int, int]
 """A sequence, the position of its first query, and how many there are."""
 
 
+def laid_out(bed: Bed, parts: Sequence[Part]) -> tuple[StepShape, list[Segment]]:
+    """Queries of the parts side by side."""
+    shape, segments = StepShape(), []
+    for sequence, start, count in parts:
+        table = bed.tables[sequence]
+        segments.append(Segment(shape.tokens, count, start, table))
+        shape = shape.with_sequence(count, start + count, 0, len(table.starts) > 1)
+    return shape, segments
+
+
 def attend(
     bed: Bed, queries: Tensor, parts: Sequence[Part], window: int | None, padded: int = 0
 ) -> Tensor:
-    """Queries of the parts side by side; with as many rows as `padded` says, as captured."""
-    shape, segments, first = StepShape(), [], 0
-    for sequence, start, count in parts:
-        table = bed.tables[sequence]
-        segments.append(Segment(first, count, start, table))
-        shape = shape.with_sequence(count, start + count, 0, len(table.starts) > 1)
-        first += count
+    """With as many rows as `padded` says, as captured."""
+    shape, segments = laid_out(bed, parts)
     _, heads, width = queries.shape
     dims = Dims(heads * width, heads, bed.planes.shape[2], width, 0, (window,), queries.dtype)
     if padded:
@@ -372,3 +377,54 @@ def test_prompts_beside_those_that_decode(
         (2, 10, 1),
     ]
     check(bed, kv_heads * group, parts, window)
+
+
+@some_dtypes
+@heads
+@windows
+def test_captured_prompts_are_launched_ones(
+    dtype: torch.dtype, heads: tuple[int, int, int], window: int | None
+) -> None:
+    """Bit for bit, also for other sequences than those met when the step was captured."""
+    kv_heads, group, width = heads
+    bed, last = Bed(LENGTHS, None, kv_heads, width, dtype), len(LENGTHS) - 1
+    parts = [(1, 0, 63), (0, 0, 1), (last, LENGTHS[last] - 30, 30), (2, 63, 1)]
+    others = [(2, 63, 1), (1, 60, 1), (0, 0, 1), (last, LENGTHS[last] - 64, 64), (1, 5, 2)]
+    (_, segments), rows = laid_out(bed, parts), 104
+    shape = StepShape(rows, 0, 64, max(LENGTHS))
+    count = kv_heads * group
+    dims = Dims(count * width, count, kv_heads, width, 0, (window,), dtype)
+    queries = numbers(9, rows, count + 2, width, dtype=dtype)[:, :count]
+    out, temp = torch.empty_like(queries), ops.temp(room(), dims, shape)
+
+    def work(segments: Sequence[Segment] = segments) -> None:
+        plan = ops.plan_attention(KvPlanes((bed.planes,)), [window], segments, temp)
+        plan.run(0, queries, out)
+
+    program = ops.trace(work, shape)
+    assert program is not None
+    for step in (parts, others, parts):
+        _, those = laid_out(bed, step)
+        assert ops.key(shape, those) == ops.key(shape, segments)
+        found = []
+        for run in (lambda those=those: program.run(rows, those), lambda those=those: work(those)):
+            out.fill_(float("nan"))
+            run()
+            found.append(out[: those[-1].first + those[-1].count].clone())
+        assert torch.equal(*found)
+        for one, (sequence, start, many) in zip(those, step, strict=True):
+            mine = slice(one.first, one.first + many)
+            close(found[0][mine], bed.wanted(queries[mine], sequence, start, window))
+
+
+def test_which_steps_are_captured() -> None:
+    """Long prompts and such as lie in pages are launched."""
+    x = numbers(1, 2, 8)
+    for tokens, longest, gathers, captured in (
+        (1024, 1024, False, True),
+        (1152, 2, False, False),
+        (64, 8, True, False),
+        (2048, 1, True, True),
+    ):
+        program = ops.trace(lambda: ops.add(x, x), StepShape(tokens, 0, longest, 4096, gathers))
+        assert (program is not None) == captured

@@ -1,4 +1,4 @@
-"""Attention of one step: sequences that decode by one kernel, prompts by another."""
+"""Attention of one step: prompts by one kernel, then sequences that decode by another."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ class TableAttention:
     def run(self, layer: int, queries: Tensor, out: Tensor) -> None:
         planes, window = self._kv.layers[layer], self._windows[layer]
         table, room = self._table, self._room
+        # These may write rows between them, of sequences that decode.
+        for run in table.prompts:
+            prompts.attend(queries, planes, out, run, room.gathered, window=window, span=table.span)
         if table.decoding:
             decoding.attend(
                 queries,
@@ -51,5 +54,3 @@ class TableAttention:
                 window=window,
                 span=table.span,
             )
-        for run in table.prompts:
-            prompts.attend(queries, planes, out, run, room.gathered, window=window, span=table.span)

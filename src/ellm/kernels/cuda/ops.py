@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,19 +16,26 @@ from ellm.kernels.cuda.follow import follow
 from ellm.kernels.cuda.graph import Graph, Recorder
 from ellm.kernels.cuda.products import Products
 from ellm.kernels.cuda.rows import store
-from ellm.kernels.cuda.table import SequenceTable
+from ellm.kernels.cuda.table import Form, SequenceTable
 from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.reference import ReferenceOps
 from ellm.kernels.scratch import Scratch
 
 # What PyTorch's FlashAttention kernels take.
 _HEAD_STEP, _WIDEST_HEAD = 8, 256
+# Of a step that is captured although it has prompts; longer ones keep a GPU busy by themselves.
+_MOST_TOKENS = 1024
+
+
+def _recorded(shape: StepShape) -> bool:
+    """Whether a step is captured: if all decode, or if few tokens attend to single runs of rows."""
+    return shape.longest_query <= 1 or (not shape.gathers and shape.tokens <= _MOST_TOKENS)
 
 
 class CudaOps(ReferenceOps):
     """Kernels in Triton, beside the matrix products and lookups of PyTorch.
 
-    Steps in which all decode are captured as CUDA graphs.
+    Steps in which all decode are captured as CUDA graphs, and small ones with prompts.
     """
 
     name = "Triton"
@@ -51,8 +58,13 @@ class CudaOps(ReferenceOps):
         narrow = head_dim % _HEAD_STEP == 0 and head_dim <= _WIDEST_HEAD
         return dtype in (torch.bfloat16, torch.float16) and narrow
 
+    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable:
+        if shape.longest_query <= 1 or not _recorded(shape):
+            return super().key(shape, segments)
+        return Form.of(segments, self.padded(shape.tokens), shape.gathers)
+
     def trace(self, work: Callable[[], None], shape: StepShape) -> Graph | None:
-        if shape.longest_query > 1:
+        if not _recorded(shape):
             return None
         self._recorder.warm(work)
         self._tables = []

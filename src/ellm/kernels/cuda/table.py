@@ -6,7 +6,8 @@ int64, at an address that a captured step keeps:
     prompts (int32)   │ ends of their queries, first rows of their keys, lengths: run by run
 
 Pages are rows in a tensor of their own; an entry says how many int64 after the table's own address
-its first page stands.
+its first page stands.  Entries of no length are padding, or rows between prompts that are not
+theirs.
 """
 
 from __future__ import annotations
@@ -22,14 +23,40 @@ from ellm.kernels.ops import Segment
 from ellm.kernels.scratch import Scratch
 
 ENTRY = 3
-"""Numbers of a sequence that decodes; those of a prompt's sequence take less."""
+"""Numbers of a sequence that decodes."""
+
+_ROW = 5
+"""Numbers for each row of a step: an entry that decodes, and three int32 of a prompt's."""
 
 _SLACK = 8
+# Of keys, in a step that serves any lengths: FlashAttention asks for a bound, and takes no more
+# room for a larger one.
+_ANY_LENGTH = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How many entries the table of a step has: a captured step serves all that fit."""
+
+    decoding: int
+    prompts: int
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], rows: int, paged: bool) -> Form:
+        """Of a step padded to so many rows.
+
+        Beside prompts there are few forms: 0, 1, 4, 16, … entries of either kind.
+        """
+        decoding = sum(segment.count == 1 for segment in segments)
+        if decoding == len(segments) or paged:
+            return cls(decoding, 0)
+        found = len(_cover(segments))
+        return cls(min(_level(decoding), rows), min(_level(found), rows))
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRun:
-    """Prompts whose queries lie side by side, in batch rows [first, first + count).
+    """Prompts whose queries are in batch rows [first, first + count), and may be all there is.
 
     `query_ends` and `key_starts` are int32 [n + 1], `lengths` int32 [n].  A prompt in pages is a
     run of its own, and `pages` (int64) are the rows where they begin.
@@ -55,48 +82,51 @@ class SequenceTable:
         self.entries = room
         self.span: int | None = None
         self.decoding = 0
-        self._least = 0
         self.prompts: list[PromptRun] = []
+        self._rows = (len(room) - _SLACK) // _ROW
+        self._fixed: Form | None = None
         self._paged = paged
         self._pages: Tensor | None = None
 
     @staticmethod
     def take(scratch: Scratch, rows: int) -> Tensor:
         """Room for the sequences of as many rows."""
-        return scratch.take((ENTRY * rows + _SLACK,), torch.int64)
+        return scratch.take((_ROW * rows + _SLACK,), torch.int64)
 
     def fix(self, segments: Sequence[Segment]) -> None:
-        """From now on as many sequences decode as there is room for: some have no length.
+        """From now on have room for all sequences of a form: some have no length.
 
-        `segments` are some of them, and are not written.
+        `segments` are some of them, and are not written.  Where all decode, there are as many as
+        there are rows.
         """
-        self._least = self.decoding = (len(self.entries) - _SLACK) // ENTRY
+        form = Form.of(segments, self._rows, self._paged)
+        if not form.prompts:
+            form = Form(self._rows, 0)
+        self._fixed, self.decoding = form, form.decoding
         if self._paged:
             self.span = _page_size(segments)
+        if form.prompts:
+            self.prompts = [self._run(form, self._rows, self._rows, _ANY_LENGTH)]
 
     def write(self, segments: Sequence[Segment]) -> None:
         """Describe these sequences."""
         places = self._places(segments)
-        numbers = array("q")
-        runs: list[list[tuple[Segment, int]]] = []
-        run: list[tuple[Segment, int]] = []
+        numbers, found = array("q"), 0
         for segment, place in zip(segments, places, strict=True):
             if segment.count == 1:
                 numbers.extend((segment.first, place, segment.length))
-                run = []
-                continue
-            if not run or self._paged:
-                run = []
-                runs.append(run)
-            run.append((segment, place))
-        self.decoding = len(numbers) // ENTRY
-        if self.decoding < self._least:
-            numbers.frombytes(bytes(numbers.itemsize * ENTRY * (self._least - self.decoding)))
-            self.decoding = self._least
-        begin = 2 * len(numbers)
+                found += 1
+        form = self._fixed or Form.of(segments, self._rows, self._paged)
+        assert found <= form.decoding, (found, form)
+        numbers.frombytes(bytes(numbers.itemsize * ENTRY * (form.decoding - found)))
+        self.decoding = form.decoding
+        prompts = [one for one in zip(segments, places, strict=True) if one[0].count > 1]
         small = array("i")
-        for run in runs:
-            _describe(run, small, self._paged)
+        if self._paged:
+            for segment, _ in prompts:
+                _describe([(segment.count, 0, segment.length)], 1, small)
+        elif form.prompts:
+            _describe(_cover(segments), form.prompts, small)
         small.extend([0] * (len(small) % 2))
         numbers.frombytes(small.tobytes())
         assert len(numbers) <= len(self.entries), (len(numbers), len(self.entries))
@@ -104,7 +134,10 @@ class SequenceTable:
             fresh = torch.frombuffer(numbers, dtype=torch.int64)
             # What is not pinned is staged before the call returns.
             self.entries[: len(numbers)].copy_(fresh, non_blocking=True)
-        self.prompts = self._views(runs, self.entries.view(torch.int32)[begin:])
+        if self._paged:
+            self.prompts = self._paged_runs(prompts)
+        elif form.prompts and self._fixed is None:
+            self.prompts = [self._whole_run(form, [segment for segment, _ in prompts])]
 
     def _places(self, segments: Sequence[Segment]) -> list[int]:
         if self._paged:
@@ -126,27 +159,50 @@ class SequenceTable:
         assert away % starts.itemsize == 0, away
         return [away // starts.itemsize + place for place in places]
 
-    def _views(
-        self, runs: Sequence[Sequence[tuple[Segment, int]]], numbers: Tensor
-    ) -> list[PromptRun]:
-        found = []
-        for run in runs:
-            segments, count = [segment for segment, _ in run], len(run)
-            ends, starts = numbers[: count + 1], numbers[count + 1 : 2 * count + 2]
-            lengths, numbers = numbers[2 * count + 2 :][:count], numbers[3 * count + 2 :]
+    def _whole_run(self, form: Form, prompts: Sequence[Segment]) -> PromptRun:
+        last = prompts[-1]
+        return self._run(
+            form,
+            last.first + last.count,
+            max(segment.count for segment in prompts),
+            max(segment.length for segment in prompts),
+        )
+
+    def _run(self, form: Form, rows: int, longest_query: int, longest: int) -> PromptRun:
+        """All prompts of a step, from its first row on, behind the entries that decode."""
+        numbers, count = self._small(form.decoding), form.prompts
+        return PromptRun(
+            first=0,
+            count=rows,
+            longest_query=longest_query,
+            longest=longest,
+            query_ends=numbers[: count + 1],
+            key_starts=numbers[count + 1 : 2 * count + 2],
+            lengths=numbers[2 * count + 2 : 3 * count + 2],
+            pages=None,
+        )
+
+    def _paged_runs(self, prompts: Sequence[tuple[Segment, int]]) -> list[PromptRun]:
+        numbers, found = self._small(self.decoding), []
+        for segment, place in prompts:
             found.append(
                 PromptRun(
-                    first=segments[0].first,
-                    count=sum(segment.count for segment in segments),
-                    longest_query=max(segment.count for segment in segments),
-                    longest=max(segment.length for segment in segments),
-                    query_ends=ends,
-                    key_starts=starts,
-                    lengths=lengths,
-                    pages=self._pages_at(run[0][1]) if self._paged else None,
+                    first=segment.first,
+                    count=segment.count,
+                    longest_query=segment.count,
+                    longest=segment.length,
+                    query_ends=numbers[:2],
+                    key_starts=numbers[2:4],
+                    lengths=numbers[4:5],
+                    pages=self._pages_at(place),
                 )
             )
+            numbers = numbers[5:]
         return found
+
+    def _small(self, decoding: int) -> Tensor:
+        """The int32 behind so many entries that decode."""
+        return self.entries.view(torch.int32)[2 * ENTRY * decoding :]
 
     def _pages_at(self, place: int) -> Tensor:
         """From where an entry says that its pages are."""
@@ -161,12 +217,36 @@ def _page_size(segments: Sequence[Segment]) -> int:
     return spans.pop()
 
 
-def _describe(run: Sequence[tuple[Segment, int]], to: array[int], paged: bool) -> None:
-    """Ends of the queries of a run, then first rows and lengths of its keys."""
+def _level(count: int) -> int:
+    """The next of 0, 1, 4, 16, 64, …"""
+    return 4 ** (((count - 1).bit_length() + 1) // 2) if count else 0
+
+
+def _cover(segments: Sequence[Segment]) -> list[tuple[int, int, int]]:
+    """Queries, first row and length of the keys of each prompt in one run of rows.
+
+    Rows in front of a prompt that are of none are an entry too, without keys.
+    """
+    found, done = [], 0
+    for segment in segments:
+        if segment.count > 1:
+            if segment.first > done:
+                found.append((segment.first - done, 0, 0))
+            found.append((segment.count, segment.table.starts[0], segment.length))
+            done = segment.first + segment.count
+    return found
+
+
+def _describe(entries: Sequence[tuple[int, int, int]], room: int, to: array[int]) -> None:
+    """Ends of the queries of a run, then first rows and lengths of its keys; padded to `room`."""
+    assert len(entries) <= room, (len(entries), room)
+    spare = [0] * (room - len(entries))
     ends = [0]
-    for segment, _ in run:
-        ends.append(ends[-1] + segment.count)
+    for count, _, _ in entries:
+        ends.append(ends[-1] + count)
     to.extend(ends)
-    to.extend([0 if paged else place for _, place in run])
-    to.append(0)
-    to.extend([segment.length for segment, _ in run])
+    to.extend([ends[-1]] * len(spare))
+    to.extend([place for _, place, _ in entries])
+    to.extend([*spare, 0])
+    to.extend([length for _, _, length in entries])
+    to.extend(spare)
