@@ -123,7 +123,7 @@ def samples(ops: CudaOps, shape: Shape, room: Workspace) -> None:
     temp = ops.logit_temp(room, ROWS, shape.vocab, 4)
     nothing = torch.empty(0, dtype=torch.int64)
     none = Changes(torch.zeros(ROWS + 1, dtype=torch.int64), nothing, torch.empty(0))
-    some = Changes(torch.tensor([0, 1, 1, 1]), torch.tensor([5]), torch.ones(1))
+    some = Changes(torch.tensor([0, 1, 1, 1]), torch.tensor([0]), torch.ones(1))
     for warm in (0.0, 0.7):
         how = torch.tensor([[warm, DEEPEST, 40, 0.9, 0.5]] * ROWS, dtype=torch.float64)
         ops.sample(x, how, none, out, temp)

@@ -23,10 +23,14 @@ from ellm.kernels.reference import ReferenceOps
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
 
 ROOM = (32 if INTERPRETED else 1024) << 20
-DTYPES = [torch.float16, torch.float32] + [torch.bfloat16] * (not INTERPRETED)
+# A device compiles for each dtype, and for each kind of width.
+DTYPES = [torch.float16, torch.float32] if INTERPRETED else [torch.bfloat16]
+WIDTHS = st.sampled_from([1, 37, 256, 4000])
+if INTERPRETED:
+    WIDTHS = st.one_of(st.integers(1, 300), st.integers(1000, 4000))
 BATCHES = [(5, 1500)]
 if not INTERPRETED:
-    BATCHES += [(1, 128_256), (1, 262_144), (7, 50_257), (64, 151_936), (256, 128_256)]
+    BATCHES += [(1, 128_256), (256, 128_256), (7, 50_257), (64, 262_144)]
 _memory = torch.empty(ROOM, dtype=torch.uint8, device=DEVICE)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:overflow encountered:RuntimeWarning",
@@ -63,7 +67,7 @@ def test_the_token_is_that_of_whole_numbers(
     data: st.DataObject, rows: int, seed: int, dtype: torch.dtype
 ) -> None:
     """Rows of one part and of several; ties, broken numbers, changed logits."""
-    width = data.draw(st.one_of(st.integers(1, 300), st.integers(1000, 4000)))
+    width = data.draw(WIDTHS)
     generator = torch.Generator().manual_seed(seed)
     spread = data.draw(st.sampled_from([0.01, 3, 30]))
     x = torch.randn(rows, width + 3, generator=generator) * spread
@@ -110,9 +114,10 @@ def test_long_rows(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("rows", "width"), BATCHES)
-@pytest.mark.parametrize("top_k", [0, 40])
-@pytest.mark.parametrize("top_p", [0.9, 1.0])
-@pytest.mark.parametrize("changes", [False, True])
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "changes"),
+    [(0, 1.0, False), (40, 0.9, False), (40, 1.0, True), (0, 0.9, True)],
+)
 def test_whole_batches(rows: int, width: int, top_k: int, top_p: float, changes: bool) -> None:
     """As the reference draws on the CPU; rows whose logits are changed go in several rounds."""
     generator = torch.Generator().manual_seed(rows)
