@@ -13,6 +13,7 @@ from ellm.core.layers import KvTable
 from ellm.core.plan import StepShape
 from ellm.kernels.activation import Activation
 from ellm.kernels.cuda.ops import CudaOps
+from ellm.kernels.logits import DEEPEST
 from ellm.kernels.ops import Dims, KvPlanes, Segment
 from ellm.runtime.workspace import Workspace
 
@@ -46,13 +47,17 @@ def small(rows: int) -> Iterator[Found]:
     planes, at = numbers(rows, 2, KV_HEADS, WIDTH), torch.arange(rows, device="cuda")
     logits, ids = numbers(rows, VOCAB), torch.empty(rows, dtype=torch.int64, device="cuda")
     how = torch.zeros(rows, 5, dtype=torch.float64)
+    # Pinned, that a graph may copy it.
+    warm = torch.tensor([[0.8, DEEPEST, 0, 0.95, 0.5]] * rows, dtype=torch.float64).pin_memory()
     plain: Any = type("Plain", (), {"ids": ()})
+    choice = ops.logit_temp(Workspace(_memory().data_ptr(), ROOM, "cuda"), rows, VOCAB, 0)
     works = {
         "norm": lambda: ops.rms_norm(x, weight, 1e-5, more, temp, more),
         "rotary": lambda: ops.rotary(qkv[:, :40], cos, sin, temp),
         "store": lambda: ops.store_kv(planes, at, qkv[:, 32:].view(rows, 2, KV_HEADS, WIDTH)),
         "activate": lambda: ops.activate(Activation.SILU, up, True, out),
-        "likeliest": lambda: ops.sample(logits, how, plain, ids, temp),
+        "likeliest": lambda: ops.sample(logits, how, plain, ids, choice),
+        "drawn": lambda: ops.sample(logits, warm, plain, ids, choice),
     }
     for name, work in works.items():
         yield {"kernel": name, "rows": rows, "us": round(1e3 * milliseconds(work), 2)}
@@ -110,10 +115,14 @@ def prompt(tokens: int, before: int, page: int | None) -> Found:
 _room: list[Tensor] = []
 
 
-def _temp(shape: StepShape) -> Any:
+def _memory() -> Tensor:
     if not _room:
         _room.append(torch.empty(ROOM, dtype=torch.uint8, device="cuda"))
-    return CudaOps().temp(Workspace(_room[0].data_ptr(), ROOM, "cuda"), DIMS, shape)
+    return _room[0]
+
+
+def _temp(shape: StepShape) -> Any:
+    return CudaOps().temp(Workspace(_memory().data_ptr(), ROOM, "cuda"), DIMS, shape)
 
 
 def all_of_them() -> Iterator[Found]:
