@@ -53,8 +53,7 @@ def small(rows: int) -> Iterator[Found]:
     choice = ops.logit_temp(Workspace(_memory().data_ptr(), ROOM, "cuda"), rows, VOCAB, 0)
     works = {
         "norm": lambda: ops.rms_norm(x, weight, 1e-5, more, temp, more),
-        "rotary": lambda: ops.rotary(qkv[:, :40], cos, sin, temp),
-        "store": lambda: ops.store_kv(planes, at, qkv[:, 32:].view(rows, 2, KV_HEADS, WIDTH)),
+        "rotary and store": lambda: ops.store_kv(planes, at, qkv, temp, (cos, sin)),
         "activate": lambda: ops.activate(Activation.SILU, up, True, out),
         "likeliest": lambda: ops.sample(logits, how, plain, ids, choice),
         "drawn": lambda: ops.sample(logits, warm, plain, ids, choice),

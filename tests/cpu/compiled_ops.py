@@ -105,10 +105,10 @@ def layer(ops: CudaOps, shape: Shape, room: Workspace, page: int | None) -> None
     cos, sin = (empty(shape, tokens, 1, 1, half) for _ in range(2))
     ops.angles(torch.zeros(tokens, dtype=torch.int64), torch.ones(half), 1.0, cos, sin, temp)
     qkv = empty(shape, tokens, heads + 2 * kv_heads, width)
-    ops.rotary(qkv[:, : heads + kv_heads], cos, sin, temp)
     planes = empty(shape, 256, 2, 2, kv_heads, width)[:, 1]
-    fresh = qkv[:, heads:].view(-1, 2, kv_heads, width)
-    ops.store_kv(planes, torch.zeros(tokens, dtype=torch.int64), fresh)
+    rows = torch.zeros(tokens, dtype=torch.int64)
+    for turn in (None, (cos, sin), (cos[..., : half // 2], sin[..., : half // 2])):
+        ops.store_kv(planes, rows, qkv, temp, turn)
     table = KvTable((0,), 256) if page is None else KvTable((0, 32, 64), page)
     segments = [Segment(0, 1, 30, table), Segment(1, 1, 39, table), Segment(2, 4, 20, table)]
     plan = ops.plan_attention(KvPlanes((planes,)), [shape.window], segments, temp)

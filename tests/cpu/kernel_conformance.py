@@ -113,6 +113,7 @@ def test_norm_of_heads_within_wider_rows(dtype: torch.dtype) -> None:
 @dtypes
 @pytest.mark.parametrize(("heads", "width", "half"), [(3, 16, 8), (11, 40, 12), (40, 128, 64)])
 def test_rotary(dtype: torch.dtype, heads: int, width: int, half: int) -> None:
+    """Keys and values go to some rows; those of padding nowhere."""
     rows, known = 6, 5
     frequencies = torch.tensor([10000 ** (-i / half) for i in range(half)], device=DEVICE)
     positions = torch.tensor([0, 1, 77, 4097, 131_000], device=DEVICE)
@@ -122,9 +123,12 @@ def test_rotary(dtype: torch.dtype, heads: int, width: int, half: int) -> None:
         temp = table.temp(room(), dims, StepShape(rows, 0, rows, rows))
         cos, sin = (torch.empty(rows, 1, 1, half, dtype=dtype, device=DEVICE) for _ in range(2))
         table.angles(positions, frequencies, 1.25, cos, sin, temp)
-        x = numbers(3, rows, heads + 1, width, dtype=dtype)
-        table.rotary(x[:, :heads], cos, sin, temp)
-        rotated.append((cos[:known], sin[:known], x))
+        x = numbers(3, rows, heads + 2, width, dtype=dtype)
+        planes = torch.zeros(20, 3, 2, 2, width, dtype=dtype, device=DEVICE)
+        to = torch.tensor([7, 3, 0, 19, 2], device=DEVICE)
+        table.store_kv(planes[:, 1], to, x, temp, (cos, sin))
+        rotated.append((cos[:known], sin[:known], x[:known, : heads - 2], planes))
+    assert torch.equal(rotated[0][3][:, :, 1], rotated[1][3][:, :, 1]), "values changed"
     for mine, theirs in zip(*rotated, strict=True):
         # One angle in a float32 differs by its own rounding: 131000 × 2**-24.
         torch.testing.assert_close(
@@ -134,13 +138,17 @@ def test_rotary(dtype: torch.dtype, heads: int, width: int, half: int) -> None:
 
 
 @dtypes
-def test_store_leaves_rows_of_padding_and_others_alone(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_store_leaves_rows_of_padding_and_others_alone(dtype: torch.dtype, turned: bool) -> None:
     base = torch.zeros(20, 3, 2, 2, 40, dtype=dtype, device=DEVICE)
-    kv = numbers(1, 4, 6, 40, dtype=dtype)[:, 2:].view(4, 2, 2, 40)
+    qkv = numbers(1, 5, 6, 40, dtype=dtype)
+    kv = qkv[:, 2:].reshape(5, 2, 2, 40)
     rows = torch.tensor([7, -1, 0, 19], device=DEVICE)
-    ops.store_kv(base[:, 1], rows, kv)
+    # By no angle, of the first 24 numbers: nothing changes.
+    cos = torch.ones(5, 1, 1, 12, dtype=dtype, device=DEVICE)
+    ops.store_kv(base[:, 1], rows, qkv, Temp(), (cos, cos * 0) if turned else None)
     wanted = torch.zeros_like(base)
-    for row, value in zip(rows.tolist(), kv, strict=True):
+    for row, value in zip(rows.tolist(), kv, strict=False):
         if row >= 0:
             wanted[row, 1] = value
     assert torch.equal(base, wanted)

@@ -148,13 +148,15 @@ def test_add(name: str, tokens: int, width: int, dtype: torch.dtype, seed: int) 
 def test_rotary_is_a_complex_rotation(
     name: str, tokens: int, heads: int, half: int, rest: int, dtype: torch.dtype, seed: int
 ) -> None:
+    """Of queries where they are, and of keys on their way to their rows; values stay."""
     assume(computes(name, dtype))
     ops, width = BACKENDS[name], 2 * half + rest
-    x = random(seed, tokens, heads, width, dtype=dtype)
+    x = random(seed, tokens, heads + 2, width, dtype=dtype)
+    values, planes = x[:, -1].clone(), torch.zeros(tokens + 1, 2, 1, width, dtype=dtype)
     positions = torch.randint(0, 100, (tokens,), generator=torch.Generator().manual_seed(seed))
     frequencies = torch.tensor([10000 ** (-i / half) for i in range(half)])
     cos, sin = (torch.empty(tokens, 1, 1, half, dtype=dtype) for _ in range(2))
-    dims = Dims(width, heads, 0, width, 2 * half, (None,), dtype)
+    dims = Dims(width, heads, 1, width, 2 * half, (None,), dtype)
     memory = aligned(1 << 20)
     room = ops.temp(Workspace(memory.data_ptr(), 1 << 20), dims, StepShape(tokens=tokens))
     ops.angles(positions, frequencies, 1.25, cos, sin, room)
@@ -162,8 +164,11 @@ def test_rotary_is_a_complex_rotation(
     turn = torch.polar(torch.full_like(angle, 1.25), angle)[:, None]
     pairs = torch.complex(x[..., :half].double(), x[..., half : 2 * half].double()) * turn
     wanted = torch.cat([pairs.real, pairs.imag, x[..., 2 * half :].double()], -1)
-    ops.rotary(x, cos, sin, room)
-    close(x, wanted)
+    ops.store_kv(planes, torch.arange(tokens) + 1, x, room, (cos, sin))
+    close(x[:, :heads], wanted[:, :heads])
+    close(planes[1:, 0], wanted[:, heads : heads + 1])
+    assert torch.equal(planes[1:, 1, 0], values)
+    assert not planes[0].any()
 
 
 @pytest.mark.parametrize("activation", Activation)
@@ -189,8 +194,12 @@ def test_activate(
 @given(st.lists(st.integers(0, 19), min_size=1, max_size=8, unique=True), seeds)
 def test_store_kv_touches_the_named_rows_only(name: str, rows: list[int], seed: int) -> None:
     base = torch.zeros(20, 3, 2, 2, 4)
-    kv = random(seed, len(rows), 2, 2, 4)
-    BACKENDS[name].store_kv(base[:, 1], torch.tensor(rows), kv)
+    ops, qkv = BACKENDS[name], random(seed, len(rows) + 1, 7, 4)
+    memory = aligned(1 << 20)
+    dims = Dims(12, 3, 2, 4, 0, (None,), torch.float32)
+    room = ops.temp(Workspace(memory.data_ptr(), 1 << 20), dims, StepShape(len(qkv)))
+    kv = qkv[:-1, 3:].reshape(-1, 2, 2, 4)
+    ops.store_kv(base[:, 1], torch.tensor(rows), qkv, room)
     wanted = torch.zeros_like(base)
     for row, value in zip(rows, kv, strict=True):
         wanted[row, 1] = value

@@ -214,15 +214,20 @@ class Ops(Protocol):
         """
         ...
 
-    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
-        """Rotate the first rotary_dim numbers of each head of [T, heads, head_dim], in place.
+    def store_kv(
+        self,
+        planes: Tensor,
+        rows: Tensor,
+        qkv: Tensor,
+        temp: Temp,
+        turn: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Put keys and values into rows `rows` (int64 [T] at most) of one layer's planes.
 
-        Number i of the first half of them is paired with number i of the second.
-        """
-        ...
-
-    def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
-        """Put [T, 2, kv_heads, head_dim] into rows `rows` (int64 [T]) of one layer's planes.
+        They follow the queries in [T, heads + 2 × kv_heads, head_dim].  With `turn`, cosine and
+        sine of `angles`, the queries, in place, and the keys are first rotated: the first
+        rotary_dim numbers of each head, number i of the first half of them paired with number i
+        of the second.  What is left in place of the keys means nothing.
 
         In work that is recorded, rows below 0 stand for none.
         """

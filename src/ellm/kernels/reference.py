@@ -138,18 +138,18 @@ class ReferenceOps:
         cos.copy_(turned.cos().mul_(scale))
         sin.copy_(turned.sin_().mul_(scale))
 
-    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
-        assert isinstance(temp, Room)
-        half = cos.shape[-1]
-        halves = x[..., : 2 * half].view(*x.shape[:2], 2, half)
-        rotated = temp.rotated[:, : x.shape[1]]
-        torch.mul(halves, cos, out=rotated)
-        rotated[:, :, :1].addcmul_(halves[:, :, 1:], sin, value=-1)
-        rotated[:, :, 1:].addcmul_(halves[:, :, :1], sin)
-        halves.copy_(rotated)
-
-    def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
-        planes.index_copy_(0, rows, kv)
+    def store_kv(
+        self,
+        planes: Tensor,
+        rows: Tensor,
+        qkv: Tensor,
+        temp: Temp,
+        turn: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        heads = qkv.shape[1] - 2 * planes.shape[2]
+        if turn is not None:
+            _rotate(qkv[:, : heads + planes.shape[2]], *turn, temp)
+        planes.index_copy_(0, rows, qkv[: len(rows), heads:].view(-1, *planes.shape[1:]))
 
     def plan_attention(
         self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
@@ -187,6 +187,17 @@ def follow(ids: Tensor, answers: Tensor) -> None:
     """kernels.ops.Ops.follow."""
     known = answers[ids.bitwise_not().clamp_(min=0)]  # -1 - id
     ids.copy_(torch.where(ids < 0, known, ids))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
+    assert isinstance(temp, Room)
+    half = cos.shape[-1]
+    halves = x[..., : 2 * half].view(*x.shape[:2], 2, half)
+    rotated = temp.rotated[:, : x.shape[1]]
+    torch.mul(halves, cos, out=rotated)
+    rotated[:, :, :1].addcmul_(halves[:, :, 1:], sin, value=-1)
+    rotated[:, :, 1:].addcmul_(halves[:, :, :1], sin)
+    halves.copy_(rotated)
 
 
 def _norm_room(x: Tensor, temp: Temp) -> tuple[Tensor, Tensor]:

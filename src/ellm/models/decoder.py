@@ -183,10 +183,8 @@ class Decoder:
         if layer.query_norm is not None and layer.key_norm is not None:
             ops.rms_norm(queries, layer.query_norm, spec.norm_eps, queries, temp)
             ops.rms_norm(keys, layer.key_norm, spec.norm_eps, keys, temp)
-        if spec.rope:
-            ops.rotary(by_head[:, : heads + kv_heads], buffers.cos, buffers.sin, temp)
-        fresh = by_head[: len(inputs.rows), heads:].view(-1, 2, kv_heads, width)
-        ops.store_kv(kv.layers[index], inputs.rows, fresh)
+        turn = (buffers.cos, buffers.sin) if spec.rope else None
+        ops.store_kv(kv.layers[index], inputs.rows, by_head, temp, turn)
         plan.run(index, queries, buffers.rows.attended.view(-1, heads, width))
 
     def _after_attention(self, layer: LayerWeights, rows: Rows, temp: Temp) -> None:

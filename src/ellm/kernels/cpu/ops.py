@@ -213,7 +213,21 @@ class NativeOps:
         )
         self._emit(op)
 
-    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
+    def store_kv(
+        self,
+        planes: Tensor,
+        rows: Tensor,
+        qkv: Tensor,
+        temp: Temp,
+        turn: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        kv_heads = planes.shape[2]
+        heads = qkv.shape[1] - 2 * kv_heads
+        if turn is not None:
+            self._rotate(qkv[:, : heads + kv_heads], *turn)
+        self._store(planes, rows, qkv[:, heads:])
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         op = operation(Kind.ROTARY, x)
         op.of.rotary = native.Rotary(
             x.data_ptr(),
@@ -227,7 +241,7 @@ class NativeOps:
         )
         self._emit(op)
 
-    def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
+    def _store(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
         op = operation(Kind.STORE, kv)
         width = kv[0].numel()
         op.of.store = native.Store(

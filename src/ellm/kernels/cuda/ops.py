@@ -129,11 +129,19 @@ class CudaOps(ReferenceOps):
     ) -> None:
         rotary.angles(positions, frequencies, scale, cos, sin)
 
-    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
-        rotary.rotate(x, cos, sin)
-
-    def store_kv(self, planes: Tensor, rows: Tensor, kv: Tensor) -> None:
-        store(planes, rows, kv)
+    def store_kv(
+        self,
+        planes: Tensor,
+        rows: Tensor,
+        qkv: Tensor,
+        temp: Temp,
+        turn: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        if turn is None:
+            heads = qkv.shape[1] - 2 * planes.shape[2]
+            store(planes, rows, qkv[: len(rows), heads:].view(-1, *planes.shape[1:]))
+        else:
+            rotary.rotate_and_store(planes, rows, qkv, *turn)
 
     def plan_attention(
         self, kv: KvPlanes, windows: Sequence[int | None], segments: Sequence[Segment], temp: Temp
