@@ -120,10 +120,10 @@ class Ops(Protocol):
         """
         ...
 
-    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable:
+    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable | None:
         """Which steps of as many rows a program of `trace` serves: those of the same key.
 
-        `segments` are none for work without attention.
+        None for work that is better not recorded.  `segments` are none for work without attention.
         """
         ...
 

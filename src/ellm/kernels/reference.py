@@ -44,8 +44,8 @@ class ReferenceOps:
         # hundreds of megabytes in an hour of mixed lengths.
         return height(rows)
 
-    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable:
-        return shape.longest_query > 1, shape.gathers
+    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable | None:
+        return None
 
     def trace(self, work: Callable[[], None], shape: StepShape) -> Program | None:
         return None

@@ -123,7 +123,7 @@ class Runner:
         self.ahead = self._on_gpu if ahead is None else ahead
         self._on_shortage = on_shortage
         self._counted: dict[StepShape, int] = {}
-        self._programs: dict[tuple[Hashable, ...], Program] = {}
+        self._programs: dict[tuple[tuple[int, ...], Hashable], Program] = {}
 
     @property
     def _block(self) -> int:
@@ -194,23 +194,29 @@ class Runner:
 
         # As many rows, and the first buffer behind all that depend on anything else.
         places = (len(buffers.rows.hidden), buffers.rows.hidden.data_ptr())
-        key = *places, self._ops.key(shape, inputs.segments)
-        program = self._recorded(key, shape, whole) if ferry is None else None
+        key = self._ops.key(shape, inputs.segments) if ferry is None else None
+        program = self._recorded(places, key, shape, whole)
         if program is None:
             work(inputs)
         else:
             program.run(len(inputs.ids), inputs.segments)
 
     def _recorded(
-        self, key: tuple[Hashable, ...], shape: StepShape, work: Callable[[], None]
+        self,
+        places: tuple[int, ...],
+        key: Hashable | None,
+        shape: StepShape,
+        work: Callable[[], None],
     ) -> Program | None:
-        program = self._programs.get(key)
+        if key is None:
+            return None
+        program = self._programs.get((places, key))
         if program is None:
             program = self._ops.trace(work, shape)
             if program is not None:
                 if len(self._programs) >= _REMEMBERED_PROGRAMS:
                     self._programs.clear()
-                self._programs[key] = program
+                self._programs[places, key] = program
         return program
 
     def _sample(
@@ -258,8 +264,8 @@ class Runner:
             self._decoder.logits(index, buffers, last, logits)
 
         places = (count, last.hidden.data_ptr(), buffers.rows.hidden.data_ptr())
-        key = *places, self._ops.key(shape, ())
-        program = self._recorded(key, shape, lambda: work(index))
+        key = self._ops.key(shape, ())
+        program = self._recorded(places, key, shape, lambda: work(index))
         if program is None:
             work(index[: len(rows)])
         else:

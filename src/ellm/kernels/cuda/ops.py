@@ -27,11 +27,6 @@ _HEAD_STEP, _WIDEST_HEAD = 8, 256
 _MOST_TOKENS = 1024
 
 
-def _recorded(shape: StepShape) -> bool:
-    """Whether a step is captured: if all decode, or if few tokens attend to single runs of rows."""
-    return shape.longest_query <= 1 or (not shape.gathers and shape.tokens <= _MOST_TOKENS)
-
-
 class CudaOps(ReferenceOps):
     """Kernels in Triton, beside the matrix products and lookups of PyTorch.
 
@@ -58,14 +53,18 @@ class CudaOps(ReferenceOps):
         narrow = head_dim % _HEAD_STEP == 0 and head_dim <= _WIDEST_HEAD
         return dtype in (torch.bfloat16, torch.float16) and narrow
 
-    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable:
-        if shape.longest_query <= 1 or not _recorded(shape):
-            return super().key(shape, segments)
+    def key(self, shape: StepShape, segments: Sequence[Segment]) -> Hashable | None:
+        """Steps in which all decode; of others the attention, if they are short and in no pages.
+
+        Logits come after steps of any height, in any number: too many programs for few launches.
+        """
+        if shape.longest_query <= 1:
+            return shape.gathers
+        if not segments or shape.gathers or shape.tokens > _MOST_TOKENS:
+            return None
         return Form.of(segments, self.padded(shape.tokens), shape.gathers)
 
-    def trace(self, work: Callable[[], None], shape: StepShape) -> Graph | None:
-        if not _recorded(shape):
-            return None
+    def trace(self, work: Callable[[], None], shape: StepShape) -> Graph:
         self._recorder.warm(work)
         self._tables = []
         try:
