@@ -189,17 +189,6 @@ def follow(ids: Tensor, answers: Tensor) -> None:
     ids.copy_(torch.where(ids < 0, known, ids))
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
-    assert isinstance(temp, Room)
-    half = cos.shape[-1]
-    halves = x[..., : 2 * half].view(*x.shape[:2], 2, half)
-    rotated = temp.rotated[:, : x.shape[1]]
-    torch.mul(halves, cos, out=rotated)
-    rotated[:, :, :1].addcmul_(halves[:, :, 1:], sin, value=-1)
-    rotated[:, :, 1:].addcmul_(halves[:, :, :1], sin)
-    halves.copy_(rotated)
-
-
 def _norm_room(x: Tensor, temp: Temp) -> tuple[Tensor, Tensor]:
     """Float32 room shaped like `x`, and like `x` reduced over its last axis."""
     assert isinstance(temp, Room)
@@ -211,3 +200,14 @@ def _divide_by_rms(wide: Tensor, narrow: Tensor, eps: float) -> None:
     torch.linalg.vector_norm(wide, dim=-1, keepdim=True, out=narrow)
     narrow.square_().div_(wide.shape[-1]).add_(eps).rsqrt_()
     wide.mul_(narrow)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, temp: Temp) -> None:
+    assert isinstance(temp, Room)
+    half = cos.shape[-1]
+    halves = x[..., : 2 * half].view(*x.shape[:2], 2, half)
+    rotated = temp.rotated[:, : x.shape[1]]
+    torch.mul(halves, cos, out=rotated)
+    rotated[:, :, :1].addcmul_(halves[:, :, 1:], sin, value=-1)
+    rotated[:, :, 1:].addcmul_(halves[:, :, :1], sin)
+    halves.copy_(rotated)

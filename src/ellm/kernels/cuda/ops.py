@@ -85,15 +85,6 @@ class CudaOps(ReferenceOps):
     def follow(self, ids: Tensor, answers: Tensor) -> None:
         follow(ids, answers)
 
-    def _timed(self, work: Callable[[], None]) -> float:
-        return self._recorder.time(work)
-
-    def pack(self, weight: Tensor) -> None:
-        self._products.note(weight)
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        self._products.linear(x, weight, bias, out, self._timed)
-
     def rms_norm(
         self,
         x: Tensor,
@@ -116,6 +107,15 @@ class CudaOps(ReferenceOps):
         added: Tensor | None = None,
     ) -> None:
         norm.norm(x, weight, bias, eps, out, added)
+
+    def _timed(self, work: Callable[[], None]) -> float:
+        return self._recorder.time(work)
+
+    def pack(self, weight: Tensor) -> None:
+        self._products.note(weight)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        self._products.linear(x, weight, bias, out, self._timed)
 
     def angles(
         self,
