@@ -21,7 +21,12 @@ TILED_TESTS := tests/cpu/test_tiles.py tests/cpu/test_ops.py tests/cpu/test_atte
 UNDER_SANITIZERS = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: help install serve test test-null check sanitize wheel format bench
+# The machine's own Python where its PyTorch finds a device, with nothing installed; else .venv's.
+WITH_DEVICE = if $(PYTHON) -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; \
+	then python=$(PYTHON); else $(MAKE) --no-print-directory install && python=$(BIN)/python; fi; \
+	export PYTHONPATH=src;
+
+.PHONY: help install serve test test-null test-gpu check sanitize wheel format bench bench-gpu-all
 
 help:  ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -38,12 +43,15 @@ $(STAMP): pyproject.toml $(wildcard native/*.* native/level/*.*)
 serve: $(STAMP)  ## serve the bundled model on 127.0.0.1:8000 (HOST= and PORT= change it)
 	@exec $(BIN)/ellm serve --host $(HOST) --port $(PORT)
 
-test: $(STAMP)  ## every tier: null, cpu, gpu (skipped where there is none), e2e
+test: $(STAMP)  ## every tier: null, cpu, gpu (one line where there is none), e2e
 	$(BIN)/python -m pytest $(wildcard tests/null tests/cpu tests/gpu tests/e2e)
 	$(if $(MODELLED),$(BIN)/python -m pytest --native $(MODELLED) $(TILED_TESTS))
 
 test-null: $(STAMP)  ## the tier that needs no tensor library, in seconds
 	$(BIN)/python -m pytest tests/null
+
+test-gpu:  ## the tier that needs a CUDA device, by $(PYTHON) if its PyTorch finds one (docs/gpu.md)
+	@$(WITH_DEVICE) $$python -m pytest tests/gpu
 
 check: $(STAMP)  ## format, lint, types, import contracts, size budget
 	$(BIN)/ruff format --check .

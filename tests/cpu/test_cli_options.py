@@ -10,7 +10,7 @@ from ellm.cli.main import application
 from ellm.llm.args import EngineArgs
 
 ENGINE = {
-    "--tokenizer", "--served-model-name", "--dtype", "--device", "--max-model-len",
+    "--tokenizer", "--served-model-name", "--load-format", "--dtype", "--device", "--max-model-len",
     "--max-num-seqs", "--max-num-batched-tokens", "--max-num-queued-reqs", "--memory",
     "--kv-layout", "--block-size", "--chunk-size", "--enable-prefix-caching",
     "--no-enable-prefix-caching", "--chat-template", "--seed", "--threads", "--memory-mode",
@@ -27,6 +27,7 @@ UNPROFILED = {
 # What needs neither a machine nor text.
 UNSIMULATED = {
     "--chat-template", "--kv-offloading-dir", "--served-model-name", "--threads", "--tokenizer",
+    "--load-format",
 }  # fmt: skip
 WORKLOAD = {
     "--trace", "--lengths", "--input-len", "--output-len", "--num-prompts", "--max-requests",

@@ -11,7 +11,7 @@ import typer
 
 from ellm.core.config import KvLayout, MemoryMode
 from ellm.core.units import parse_bytes, parse_count, parse_objective
-from ellm.llm.args import EngineArgs
+from ellm.llm.args import EngineArgs, LoadFormat
 
 
 def context_length(text: str) -> int:
@@ -41,6 +41,14 @@ _FLAGS: dict[str, Any] = {
     ],
     "served_model_name": Annotated[
         str | None, typer.Option("--served-model-name", help="The name that clients ask for.")
+    ],
+    "load_format": Annotated[
+        LoadFormat,
+        typer.Option(
+            "--load-format",
+            help="dummy: random weights by --seed, for any config.json or a known shape as "
+            "llama-3.1-8b; auto: the model's own.",
+        ),
     ],
     "dtype": Annotated[
         str,

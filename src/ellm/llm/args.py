@@ -21,6 +21,14 @@ from ellm.core.units import parse_bytes, parse_seconds
 
 Choice = TypeVar("Choice", bound=Enum)
 
+
+class LoadFormat(Enum):
+    """Where weights are from: the model's files, or random numbers that need none."""
+
+    AUTO = "auto"
+    DUMMY = "dummy"
+
+
 PROCESS_OPTIONS = (
     "device",
     "threads",
@@ -38,6 +46,8 @@ class EngineArgs:
     """The model and its limits, in the names of vLLM's flags where one exists.
 
     `model` is a Hugging Face directory, a hub id, or a bundled name (`ellm-base`, `ellm-draft`).
+    `load_format` dummy makes weights up by `seed`: only config.json is read, and the shapes that
+    are bundled (`llama-3.1-8b`) will do too.
     `memory` is an absolute budget in bytes, or text as 4GiB; None takes what the machine has free
     less a margin.  `memory_mode` static fixes the shares of KV and activations from a step of
     `max_num_batched_tokens`, as other engines do; `ablate` leaves elastic parts out by name.
@@ -55,6 +65,7 @@ class EngineArgs:
     model: str = "ellm-base"
     tokenizer: str | None = None
     served_model_name: str | None = None
+    load_format: str | LoadFormat = LoadFormat.AUTO
     dtype: str = "auto"
     device: str = "cpu"
     max_model_len: int | None = None
@@ -85,7 +96,11 @@ class EngineArgs:
         for name in ("ttft_slo", "tpot_slo"):
             if (time := getattr(self, name)) is not None:
                 object.__setattr__(self, name, parse_seconds(time))
-        kinds = {"kv_layout": KvLayout, "memory_mode": MemoryMode}
+        kinds: dict[str, type[Enum]] = {
+            "kv_layout": KvLayout,
+            "memory_mode": MemoryMode,
+            "load_format": LoadFormat,
+        }
         for name, kind in kinds.items():
             object.__setattr__(self, name, _choose(name, kind, getattr(self, name)))
         policy = self.scheduling_policy

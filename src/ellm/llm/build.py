@@ -46,6 +46,7 @@ from ellm.memory.tiers import Tiers
 from ellm.memory.unmapping import DeferredUnmaps
 from ellm.models.weights import Weights
 from ellm.runtime.loader import load
+from ellm.runtime.random_weights import make_weights
 from ellm.runtime.runner import Runner
 from ellm.runtime.sampler import Sampler
 from ellm.runtime.workspace import Workspace
@@ -129,11 +130,14 @@ class Resident:
         self.weights = ModelWeights(house.pool, Owners.of(name), blueprint.weight_bytes, self._read)
 
     def _read(self, address: int) -> None:
-        """Fill the range from the checkpoint.  Views of it are made once: it never moves."""
+        """Fill the range with its weights.  Views of it are made once: it never moves."""
         plan, progress = self._blueprint, self._progress
         self._progress = None
-        device = self._house.device
-        views = load(plan.checkpoint, plan.spec, plan.dtype, address, self._ops, device, progress)
+        place = (plan.spec, plan.dtype, address, self._ops, self._house.device, progress)
+        if plan.checkpoint is None:
+            views = make_weights(*place, plan.args.seed)
+        else:
+            views = load(plan.checkpoint, *place)
         self._views = self._views or views
 
     def engine(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ellm.core.config import ElasticPart, KvLayout, MemoryMode, SchedulingPolicy
 from ellm.core.errors import ConfigError
-from ellm.llm.args import EngineArgs
+from ellm.llm.args import EngineArgs, LoadFormat
 from ellm.llm.build import Progress
 from ellm.llm.remedies import explain_unknown
 
@@ -30,6 +30,7 @@ class Configured(ABC):
         *,
         tokenizer: str | None = None,
         served_model_name: str | None = None,
+        load_format: str | LoadFormat = LoadFormat.AUTO,
         dtype: str = "auto",
         device: str = "cpu",
         max_model_len: int | None = None,
@@ -59,6 +60,7 @@ class Configured(ABC):
             model=whole.model if whole is not None else str(model),
             tokenizer=tokenizer,
             served_model_name=served_model_name,
+            load_format=load_format,
             dtype=dtype,
             device=device,
             max_model_len=max_model_len,

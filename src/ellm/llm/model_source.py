@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
-from ellm.core.bundled import MODELS
+from ellm.core.bundled import MODELS, SHAPES
 from ellm.core.errors import ModelNotFound
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_WANTED = ["*.json", "*.safetensors", "*.jinja"]
+_WEIGHTS = "*.safetensors"
+_DESCRIBED = ["*.json", "*.jinja"]
 _UNWANTED = ["*/*", "consolidated*"]
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, weights: bool = True) -> Path:
     """A local directory, a bundled model, or a hub id (downloaded, or from the hub's cache).
+
+    Without `weights` the hub is asked for the rest only.
 
     Raises ModelNotFound, saying what can be done.
     """
@@ -28,7 +33,33 @@ def resolve_model(name: str) -> Path:
         raise ModelNotFound(f"{path} is a file: name the directory that holds config.json")
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise ModelNotFound(f"no directory {path}")
-    return _from_hub(name)
+    return _from_hub(name, [*_DESCRIBED, _WEIGHTS] if weights else _DESCRIBED)
+
+
+def find_config(name: str) -> Path:
+    """The config.json of a model whose weights are not wanted; its tokenizer may lie beside it.
+
+    By directory, bundled model, bundled shape, or a hub id with its owner (OWNER/NAME).  Raises
+    ModelNotFound, saying what can be done.
+    """
+    if "/" not in name and name not in MODELS and not Path(name).exists():
+        shape = SHAPES / f"{name}.json"
+        if shape.is_file():
+            return shape
+        raise ModelNotFound(_no_shape(name))
+    directory = resolve_model(name, weights=False)
+    if not (directory / "config.json").is_file():
+        raise ModelNotFound(
+            f"{directory} has no config.json, which says what random weights shall be like"
+        )
+    return directory / "config.json"
+
+
+def _no_shape(name: str) -> str:
+    known = [*MODELS, *sorted(file.stem for file in SHAPES.glob("*.json"))]
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}"
+    return f"no directory and no known shape {name!r} for --load-format dummy; {hint}"
 
 
 def _bundled(name: str) -> Path:
@@ -41,13 +72,13 @@ def _bundled(name: str) -> Path:
     return path
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, wanted: Sequence[str]) -> Path:
     # Imported here because it is slow, and a local model does not need it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        found = snapshot_download(name, allow_patterns=list(wanted), ignore_patterns=_UNWANTED)
     except HFValidationError as error:
         raise ModelNotFound(f"no directory {name}, and not a hub id: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

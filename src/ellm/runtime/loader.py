@@ -37,10 +37,10 @@ _NAMED: Mapping[str, torch.dtype] = MappingProxyType(
 )
 
 
-def choose_dtype(name: str, spec: DecoderSpec, checkpoint: Checkpoint) -> torch.dtype:
+def choose_dtype(name: str, spec: DecoderSpec, checkpoint: Checkpoint | None) -> torch.dtype:
     """The dtype called `name`; for "auto" the config's own, else that of the stored embedding."""
     if name == "auto":
-        stored = checkpoint.tensors.get(f"{spec.names.embed}.weight")
+        stored = checkpoint.tensors.get(f"{spec.names.embed}.weight") if checkpoint else None
         inferred = _STORED.get(stored.dtype) if stored else None
         own = _NAMED.get((spec.dtype or "").removeprefix("torch."))
         return own or inferred or torch.bfloat16

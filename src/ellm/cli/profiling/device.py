@@ -39,7 +39,7 @@ def step_run(model: MeasuredModel) -> StepRun:
     blueprint, found = model.blueprint, StepFit.of(model.steps)
     dtype = str(blueprint.dtype)
     formats = Formats(dtype, dtype, dtype)
-    transformer = read_transformer(blueprint.checkpoint.config, model.name)
+    transformer = read_transformer(blueprint.config, model.name)
     steps = [
         (each.load, each.lasts - found.start * each.point.prompts)
         for each in model.steps

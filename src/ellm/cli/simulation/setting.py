@@ -21,7 +21,7 @@ from ellm.sim.profile import Profile, is_profile
 
 UNUSED = (
     "model", "tokenizer", "served_model_name", "dtype", "device", "kv_offloading_dir",
-    "chat_template", "threads",
+    "chat_template", "threads", "load_format",
 )  # fmt: skip
 """Fields of EngineArgs that a simulation has no use for, or reads itself."""
 MOST_DEVICES = 4096
