@@ -55,9 +55,8 @@ class Configured(ABC):
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        whole = model if isinstance(model, EngineArgs) else None
         args = EngineArgs(
-            model=whole.model if whole is not None else str(model),
+            model=model.model if isinstance(model, EngineArgs) else str(model),
             tokenizer=tokenizer,
             served_model_name=served_model_name,
             load_format=load_format,
@@ -84,7 +83,7 @@ class Configured(ABC):
             seed=seed,
             threads=threads,
         )
-        self._open(_only(whole, args), progress)
+        self._open(_only(model, args), progress)
 
     @abstractmethod
     def _open(self, args: EngineArgs, progress: Progress | None) -> None:
@@ -95,8 +94,10 @@ class Configured(ABC):
         return f"{kind}({self.model_name!r}, max_model_len={self.max_model_len})"
 
 
-def _only(whole: EngineArgs | None, args: EngineArgs) -> EngineArgs:
-    """`whole` where it was given; then `args` must have nothing but defaults."""
-    if whole is not None and args != EngineArgs(model=whole.model):
+def _only(given: str | EngineArgs, args: EngineArgs) -> EngineArgs:
+    """What was given whole, where it was; then `args` must have nothing but defaults."""
+    if not isinstance(given, EngineArgs):
+        return args
+    if args != EngineArgs(model=given.model):
         raise ConfigError("options beside EngineArgs: put them into it")
-    return whole or args
+    return given
