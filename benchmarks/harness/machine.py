@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def commit() -> str:
     """The checkout's commit, marked when tracked files differ from it."""
     asked = ["git", "describe", "--always", "--abbrev=12", "--dirty"]
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    with suppress(OSError):  # no git
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip() or "unknown"
+    return "unknown"
 
 
 def describe() -> dict[str, str | int]:
@@ -35,15 +37,22 @@ def describe() -> dict[str, str | int]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
         "torch": version("torch"),
-        "transformers": _version("transformers"),
+        **_gpu(),
     }
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # not every benchmark needs it
-        return ""
+def _gpu() -> dict[str, str | int]:
+    """Versions that a device's figures depend on, and the first device, where there is one."""
+    found: dict[str, str | int] = {}
+    for package in ("transformers", "triton", "cuda-bindings"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    with suppress(OSError, ValueError, IndexError):
+        said = subprocess.run(asked, capture_output=True, text=True).stdout
+        name, driver, memory = said.strip().splitlines()[0].split(", ")
+        found |= {"gpu": name, "driver": driver, "gpu_memory": memory}
+    return found
 
 
 def family(root: int | None = None) -> list[int]:

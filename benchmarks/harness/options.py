@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +31,17 @@ def parser(description: str, folder: Path, arms: Sequence[str], rounds: int | No
 class _Parser(argparse.ArgumentParser):
     known_arms: tuple[str, ...] = ()
 
+    def with_device(self) -> None:
+        """--device, for runners that measure a GPU, and may be tried on a CPU."""
+        self.add_argument(
+            "--device", choices=("cuda", "cpu"), default="cuda", help="cpu shows that it works"
+        )
+
     # Always of this process's command line, so without the base's arguments.
     def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
         asked = super().parse_args()
+        # timeout(1) ends a run as ^C does: runners may still write what they have.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         if strange := [arm for arm in asked.arms if arm not in self.known_arms]:
             self.error(f"no arm {', '.join(strange)}: there are {', '.join(self.known_arms)}")
         if asked.quick:

@@ -1,4 +1,5 @@
-"""A Llama of any shape with random weights, made on first use and kept in the user's cache."""
+"""A Llama of any shape with random weights, made on first use and kept in the user's cache; or its
+config alone."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ class RandomLlama:
             else:
                 tensors[name] = torch.ones(rows, dtype=torch.bfloat16)
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-        (directory / "config.json").write_text(json.dumps(self._config(), indent=2))
+        (directory / "config.json").write_text(json.dumps(self.config(), indent=2))
         _write_tokenizer(directory, self.vocab)
 
     def _matrices(self) -> Iterator[tuple[str, int, int]]:
@@ -97,7 +98,14 @@ class RandomLlama:
             yield f"{prefix}.mlp.up_proj.weight", self.mlp, self.hidden
             yield f"{prefix}.mlp.down_proj.weight", self.hidden, self.mlp
 
-    def _config(self) -> dict[str, object]:
+    def described_in(self, directory: Path) -> Path:
+        """Write the config alone, for engines that make the weights up (load_format dummy)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text(json.dumps(self.config(), indent=2))
+        return directory
+
+    def config(self) -> dict[str, object]:
+        """As Hugging Face has it."""
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -124,6 +132,29 @@ class RandomLlama:
 
 # The model of benchmarks/engine, and of others that want something small and not tiny.
 LLAMA_168M = RandomLlama(name="llama-168m", hidden=1024, layers=12, heads=16, kv_heads=4, mlp=2816)
+
+
+LLAMA_8B = RandomLlama(
+    name="llama-8b",
+    hidden=4096,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    mlp=14336,
+    vocab=128_256,
+    positions=16384,
+    tied=False,
+)
+# The dimensions of Qwen2.5-0.5B.
+LLAMA_HALF_B = RandomLlama(
+    name="llama-half-b", hidden=896, layers=24, heads=14, kv_heads=2, mlp=4864, vocab=151_936
+)
+# To see that something works.
+LLAMA_TINY = RandomLlama(
+    name="llama-tiny", hidden=128, layers=2, heads=4, kv_heads=2, head_dim=32, mlp=256, vocab=9000,
+    positions=32768,
+)  # fmt: skip
 
 
 # The shape of TinyLlama 1.1B.
