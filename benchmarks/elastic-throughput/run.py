@@ -68,8 +68,11 @@ def arguments(arm: Arm, shape: Shape, threads: int) -> dict[str, Any]:
     }
     return {
         "arguments": arm.arguments(shared),
-        "parameters": shape.model.parameters,
-        "attention_width": shape.attention_width,
+        "work": {
+            "parameters": shape.model.parameters,
+            "attention_width": shape.attention_width,
+        },
+        "layers": shape.model.layers,
     }
 
 

@@ -8,6 +8,7 @@ that weighs time against memory weighs real times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,29 +39,40 @@ class SkippingClock:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a step costs: `parameters` a token, `attention_width` (layers × query width) a pair."""
+    """What a step costs: `parameters` a token, `attention_width` (layers × query width) a pair, on
+    a device of so many operations a second; where its `bandwidth` is known, at least what it takes
+    to read weights and KV of `token_bytes` a token."""
 
     parameters: int
     attention_width: int
+    flops: float = FLOPS
+    token_bytes: int = 0
+    bandwidth: float = math.inf
 
     def seconds(self, load: StepLoad) -> float:
         flop = 2 * self.parameters * load.tokens + 4 * self.attention_width * load.attention
-        return flop / FLOPS
+        read = 2 * self.parameters + self.token_bytes * load.kv_tokens
+        return max(flop / self.flops, read / self.bandwidth) if load.tokens else 0.0
 
 
 class SkippedPrefill:
-    """An executor around `inner`.  While `rehearsing` it computes nothing at all."""
+    """An executor around `inner`, of so many layers.
 
-    def __init__(self, inner: Executor, clock: SkippingClock, work: Work) -> None:
-        self._inner = inner
+    While `rehearsing` it computes nothing, while `computing` everything.
+    """
+
+    def __init__(self, inner: Executor, clock: SkippingClock, work: Work, layers: int) -> None:
+        self.inner = inner
+        self._layers = layers
         self._clock = clock
         self._work = work
         self.rehearsing = True
+        self.computing = False
         self.decoding = 0
         self.prefilling = 0
 
     def activation_bytes(self, shape: StepShape) -> int:
-        return self._inner.activation_bytes(shape)
+        return self.inner.activation_bytes(shape)
 
     @property
     def ahead(self) -> bool:
@@ -71,11 +83,17 @@ class SkippedPrefill:
         decodes = [step for step in plan.steps if len(step.tokens) == 1]
         prompts = [step for step in plan.steps if len(step.tokens) > 1]
         self.decoding, self.prefilling = len(decodes), len(prompts)
+        if self.computing or not (prompts or self.rehearsing):
+            return self.inner.execute(plan, ferry)
+        if ferry is not None:
+            for layer in range(self._layers):
+                ferry.enter(layer)
+                ferry.leave(layer)
         skipped = prompts if not self.rehearsing else plan.steps
         self._clock.skip(self._work.seconds(_load(skipped)))
         answers = {step.seq_id: _answer(step) for step in skipped}
         if decodes and not self.rehearsing:
-            computed = self._inner.launch(StepPlan(tuple(decodes), _shape(decodes)))
+            computed = self.inner.launch(StepPlan(tuple(decodes), _shape(decodes)))
             answers.update({answer.seq_id: answer for answer in computed.result().sequences})
         return Landed(StepResult(tuple(answers[step.seq_id] for step in plan.steps)))
 

@@ -1,6 +1,7 @@
 """One arm: an engine that is filled with requests and then decodes.
 
-opening    {"arguments": EngineArgs, "parameters": 462_000_000, "attention_width": 21_504}
+opening    {"arguments": EngineArgs, "work": {"parameters": 462_000_000, "attention_width": 21_504},
+            "layers": 28}; `work` may say what device it is (skipped.Work)
 question   {"input": 1024, "outputs": [256], "requests": 64, "rehearse": 128, "steps": 6}
 answer     tokens a second in those steps, and memory by owner after them; sequences at once and
            time in driver calls over all steps since everyone who fits was decoding
@@ -19,6 +20,7 @@ from time import perf_counter
 
 from skipped import SkippedPrefill, SkippingClock, Work
 
+from ellm.core.executor import Executor
 from ellm.core.request import Request
 from ellm.core.sampling import SamplingParams
 from ellm.engine.engine import Engine
@@ -47,13 +49,17 @@ class Bench:
     """An engine, stepped by hand."""
 
     def __init__(self, opening: Json) -> None:
-        self.engine: Engine = build(EngineArgs(**opening["arguments"])).engine
         self.clock = SkippingClock()
-        work = Work(opening["parameters"], opening["attention_width"])
-        # Nobody but this experiment has any use for an engine whose executor can be swapped.
-        self.executor = SkippedPrefill(self.engine._executor, self.clock, work)
-        self.engine._executor = self.executor
-        self.engine.clock = self.clock
+        work = Work(**opening["work"])
+        made: list[SkippedPrefill] = []
+
+        def around(runner: Executor) -> Executor:
+            made.append(SkippedPrefill(runner, self.clock, work, opening["layers"]))
+            return made[-1]
+
+        args = EngineArgs(**opening["arguments"])
+        self.engine: Engine = build(args, clock=self.clock, around=around).engine
+        (self.executor,) = made
 
     def step(self) -> Step:
         elastic = self.engine.stats.elastic
