@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -65,11 +66,19 @@ def transformers_steps(
         torch.set_default_dtype(usual)
     model.generation_config.eos_token_id = None
     for batch in batches:
-        try:
+        with alone(f"transformers, {batch} of {context} tokens"):
             yield batch, _generated(model, batch, context, compiled=batch == 1, quick=quick)
-        except torch.OutOfMemoryError:
-            print(f"transformers: no memory for {batch} of {context} tokens", file=sys.stderr)
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Whatever fails within is said, and the run goes on: it is somebody else's code."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        print(f"{what}: left out ({type(error).__name__}: {reason})", file=sys.stderr, flush=True)
 
 
 def _generated(model: Any, batch: int, context: int, compiled: bool, quick: bool) -> float:

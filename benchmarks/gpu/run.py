@@ -13,7 +13,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
-from peers import in_transformers, ours_in_pytorch, transformers_steps
+from peers import alone, in_transformers, ours_in_pytorch, transformers_steps
 from steps import measured
 
 from ellm.core.load import StepLoad
@@ -65,10 +65,11 @@ class Plan:
                 kind = "prompt" if point.prompts else "decode"
                 yield trial("8b", arm, kind, point.tokens or point.decoding, ms, load)
         if self.peers and in_transformers():
-            for batch, ms in transformers_steps(
-                self.large, self.peer_batches, self.context, self.device, self.quick
-            ):
-                yield trial("8b", "transformers", "decode", batch, ms)
+            with alone("transformers"):
+                for batch, ms in transformers_steps(
+                    self.large, self.peer_batches, self.context, self.device, self.quick
+                ):
+                    yield trial("8b", "transformers", "decode", batch, ms)
 
     def small_steps(self, model: Path) -> Iterator[Trial]:
         """One sequence of the 0.5 B shape."""
@@ -81,10 +82,11 @@ class Plan:
             ):  # fmt: skip
                 yield trial("launches", arm, "decode", 1, ms, load)
         for arm in PEERS:
-            ms = ours_in_pytorch(
-                self.small, self.context, self.device, arm == "compile", self.quick
-            )
-            yield trial("launches", arm, "decode", 1, ms)
+            with alone(arm):
+                ms = ours_in_pytorch(
+                    self.small, self.context, self.device, arm == "compile", self.quick
+                )
+                yield trial("launches", arm, "decode", 1, ms)
 
 
 def trial(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
+
+import torch
 
 from ellm.core.executor import Executor
 from ellm.core.load import StepLoad
@@ -78,3 +81,8 @@ def measured(
             yield point, load, 1e3 * seconds
     engine.close()
     composition.choose_ops = choose_ops
+    del engine, bench
+    idlers.clear()
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()

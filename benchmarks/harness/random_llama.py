@@ -1,5 +1,5 @@
-"""A Llama of any shape with random weights, made on first use and kept in the user's cache; or its
-config alone."""
+"""A Llama of any shape with random weights, made on first use and kept in the user's cache; or all
+but the weights."""
 
 from __future__ import annotations
 
@@ -98,9 +98,15 @@ class RandomLlama:
             yield f"{prefix}.mlp.up_proj.weight", self.mlp, self.hidden
             yield f"{prefix}.mlp.down_proj.weight", self.hidden, self.mlp
 
+    def described(self) -> Path:
+        """The directory of `described_in` in the user's cache."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ellm"
+        return self.described_in(cache / f"{self.name}-shape")
+
     def described_in(self, directory: Path) -> Path:
-        """Write the config alone, for engines that make the weights up (load_format dummy)."""
+        """Write all but the weights, for engines that make them up (load_format dummy)."""
         directory.mkdir(parents=True, exist_ok=True)
+        _write_tokenizer(directory, self.vocab)
         (directory / "config.json").write_text(json.dumps(self.config(), indent=2))
         return directory
 

@@ -2,6 +2,7 @@
 
 opening    {"models": [EngineArgs as JSON, …], "idle_release": seconds or null}
 question   {"replay": {"seed", "speed", "count"}}   the trace, at its times
+           {"bursts": {"items"}}                    others than the trace's (bursts.py)
            {"alone": {"seed", "each"}}              some requests of each model, one at a time
            {"wait": seconds}                        nothing, to see what is still held afterwards
 answer     see Replay.answer, alone, wait
@@ -12,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from household import name_of, workload
 
@@ -143,6 +145,11 @@ def wait(fleet: AsyncFleet, seconds: float) -> Json:
     }
 
 
+def given(items: Sequence[Sequence[Any]]) -> list[Question]:
+    """From what JSON carried: prompt, output_len, arrival and model of each."""
+    return [Question(*item) for item in items]
+
+
 def load(opening: Json) -> Callable[[Json], Json]:
     before = resident_bytes()
     models = [EngineArgs(**arguments) for arguments in opening["models"]]
@@ -154,7 +161,8 @@ def load(opening: Json) -> Callable[[Json], Json]:
             return wait(fleet, settings)
         if kind == "alone":
             return asyncio.run(alone(fleet, **settings))
-        replay = Replay(fleet, workload(**settings))
+        items = workload(**settings) if kind == "replay" else given(**settings)
+        replay = Replay(fleet, items)
         asyncio.run(replay.run())
         return {**replay.answer(), "rss_before": before}
 

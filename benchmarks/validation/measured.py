@@ -22,7 +22,7 @@ from ellm.sim.workload.lengths import fixed
 from harness.machine import busy_seconds, cpu_seconds
 
 HOST = "127.0.0.1"
-ELLM = str(Path(sys.executable).with_name("ellm"))
+ELLM = (sys.executable, "-m", "ellm")
 LOG_TAIL = 3000
 # Asked before anything counts: heights of steps are met, memory is touched.
 WARM_UP = ((8, 64, 16), (4, 200, 8), (16, 16, 8))
@@ -36,7 +36,7 @@ class Server:
         port = _free_port()
         self.url = f"http://{HOST}:{port}"
         self._process = subprocess.Popen(
-            [ELLM, "serve", *flags(args), "--host", HOST, "--port", str(port)],
+            [*ELLM, "serve", *flags(args), "--host", HOST, "--port", str(port)],
             stdout=self._log,
             stderr=self._log,
             env={**os.environ, "XDG_CACHE_HOME": str(home)},

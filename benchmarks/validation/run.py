@@ -44,7 +44,8 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--workloads", default="", help="comma-separated; else all")
     asked = options.parse_args()
     asked.arms = asked.arms or (ON_CPU if asked.device == "cpu" else ON_GPU)
-    traces.find(AZURE)  # before anything is measured
+    if "azure" in asked.workloads:
+        traces.find(AZURE)  # before anything is measured
     asked.seconds = QUICK_SECONDS if asked.quick else asked.seconds
     return asked
 
@@ -52,6 +53,9 @@ def arguments() -> argparse.Namespace:
 def chosen(model: Model, asked: argparse.Namespace) -> list[Workload]:
     names = [name for name in asked.workloads.split(",") if name]
     found = [each for each in model.workloads if not names or each.name in names]
+    if not names and not (traces.HOME / AZURE).exists():
+        print(f"{traces.HOME / AZURE} is missing: its workload is left out", file=sys.stderr)
+        found = [each for each in found if each.divide is None]
     if asked.quick:
         found = [replace(each, count=min(each.count, QUICK_REQUESTS)) for each in found]
     return found
@@ -66,7 +70,7 @@ def profiled(model: Model, name: str, asked: argparse.Namespace, home: Path) -> 
         args = model.arguments(asked.threads, asked.device)
         more = {"kv_offloading_size": "1GiB", "seconds": asked.seconds, "output": file}
         subprocess.run(
-            [ELLM, "profile", *flags({**args, **more})],
+            [*ELLM, "profile", *flags({**args, **more})],
             check=True,
             stdout=sys.stderr,
             env={**os.environ, "XDG_CACHE_HOME": str(home)},

@@ -83,11 +83,13 @@ def _alike(items: Sequence[Item], seed: int) -> list[Item]:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One that is served and simulated: what `--model` takes, and its workloads."""
+    """One that is served and simulated: what `--model` takes, and its workloads.  A `dummy` has its
+    weights made up."""
 
     path: str
     context: int
     workloads: Sequence[Workload]
+    dummy: bool = False
 
     def arguments(self, threads: int, device: str) -> dict[str, Any]:
         """What `EngineArgs(**…)` takes, beside what a workload wants."""
@@ -96,6 +98,7 @@ class Model:
             "threads": threads,
             "device": device,
             "max_model_len": self.context,
+            **({"load_format": "dummy"} if self.dummy else {}),
         }
 
 
@@ -142,5 +145,6 @@ def model_of(name: str) -> Model:
         return Model(path, 2048, _workloads(2.4, 48, 1.2, "337MiB", 10.0, slow))
     assert name == "1b", name
     wanted = {"ttft_slo": "100ms", "tpot_slo": "5ms"}
-    path = str(LLAMA_1B.cached())
-    return Model(path, 2048, _workloads(40.0, 400, 20.0, "2250MiB", 10.0, wanted))
+    path = str(LLAMA_1B.described())
+    workloads = _workloads(40.0, 400, 20.0, "2250MiB", 10.0, wanted)
+    return Model(path, 2048, workloads, dummy=True)
