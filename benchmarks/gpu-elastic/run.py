@@ -19,6 +19,8 @@ from settings import CPU, GPU, LAYERS, MEMORIES, ONLINE, Setting, arms, opening
 from worker import Bench
 
 from ellm.core.errors import BudgetError
+from ellm.core.units import GIB, ceil_div
+from ellm.engine.fit import largest_step
 from harness.options import parser
 from harness.results import Trial, append, medians, ratios
 
@@ -41,12 +43,18 @@ class Experiment:
         self._asked = asked
         self._model = self.setting.model(place)
         self._began = perf_counter()
+        self.budget = self.setting.room
+        with self._open("static") as bench:
+            self.budget = least_budget(bench)
+        print(f"a budget of {self.budget / GIB:.3f} GiB", flush=True)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[Bench]:
         arm, asked = arms(self.setting)[name], self._asked
         start = perf_counter()
-        bench = Bench(opening(arm, self.setting, asked.device, self._model, asked.threads))
+        bench = Bench(
+            opening(arm, self.setting, self.budget, asked.device, self._model, asked.threads)
+        )
         print(f"{name}: an engine after {perf_counter() - start:.1f} s", flush=True)
         try:
             yield bench
@@ -126,6 +134,18 @@ class Experiment:
         return known[0]["batch"], known[0]["rate"]
 
 
+def least_budget(bench: Bench) -> int:
+    """Bytes in which an engine with fixed shares can just start: weights, activations of its
+    largest step, and KV of one whole context."""
+    engine = bench.engine
+    memory, config = engine._memory, engine.config
+    pool, context = memory.pool, config.max_model_len
+    step = largest_step(config, memory.kv.gathers(context))
+    activations = ceil_div(bench.executor.activation_bytes(step), pool.chunk_bytes)
+    weights = pool.held(memory.owners.weights)
+    return (weights + activations + memory.kv.chunks(context)) * pool.chunk_bytes
+
+
 def batches(trials: list[Trial]) -> str:
     """By input: sequences at once, and decoded tokens a second."""
     mine = [each for each in trials if each["part"] == "batch"]
@@ -178,7 +198,7 @@ def main() -> None:
                 seed=asked.seed,
                 trials=experiment.trials,
                 device=asked.device,
-                budget=experiment.setting.budget,
+                budget=experiment.budget,
                 tier=experiment.setting.tier,
             )
             print(batches(experiment.trials))
