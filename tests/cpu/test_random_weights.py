@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ellm import LLM, SamplingParams
-from ellm.core.errors import CheckpointError, ModelNotFound, UnsupportedModel
+from ellm.core.errors import CheckpointError, ModelError, ModelNotFound, UnsupportedModel
 from ellm.kernels.reference import ReferenceOps
 from ellm.llm.args import EngineArgs
 from ellm.llm.blueprint import Blueprint
@@ -128,6 +128,8 @@ def test_what_cannot_be_made_up_is_said(tmp_path: Path) -> None:
         draw("llama-3.2-9b")
     with pytest.raises(ModelNotFound, match=r"has no config\.json"):
         draw(str(tmp_path))
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
+        Blueprint.draw(EngineArgs(model="ellm-base", load_format="dummy", tokenizer=str(tmp_path)))
     with pytest.raises(UnsupportedModel, match="Mixtral"):
         draw("mixtral-8x7b")
     (tmp_path / "config.json").write_text("{")

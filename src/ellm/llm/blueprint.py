@@ -52,10 +52,7 @@ class Blueprint:
         spec = describe(config, args.max_model_len or None)
         limits = args.limits(spec.max_positions)
         dtype = choose_dtype(args.dtype, spec, checkpoint)
-        own = resolve_model(args.tokenizer) if args.tokenizer else directory
-        if checkpoint is None and not (own / "tokenizer.json").is_file():
-            own = MODELS["ellm-base"]
-        tokenizer = Tokenizer.load(own, args.chat_template)
+        tokenizer = Tokenizer.load(_of_tokenizer(args, directory), args.chat_template)
         ends = end_token_ids(directory, config, tokenizer.eos_token_id)
         return cls(args, config, checkpoint, spec, dtype, limits, tokenizer, ends)
 
@@ -69,6 +66,14 @@ class Blueprint:
         per_token = sum(layer.token_bytes for layer in self.spec.layers(self.dtype.itemsize))
         rows = self.limits.max_num_seqs * self.limits.max_model_len
         return self.weight_bytes + rows * per_token
+
+
+def _of_tokenizer(args: EngineArgs, directory: Path) -> Path:
+    """The model's own place, but for one that only has a shape, which borrows a tokenizer."""
+    if args.tokenizer:
+        return resolve_model(args.tokenizer)
+    borrows = args.load_format is LoadFormat.DUMMY and not (directory / "tokenizer.json").is_file()
+    return MODELS["ellm-base"] if borrows else directory
 
 
 def _read(args: EngineArgs) -> tuple[Path, Mapping[str, Any], Checkpoint | None]:
