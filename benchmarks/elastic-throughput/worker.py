@@ -2,7 +2,8 @@
 
 opening    {"arguments": EngineArgs, "work": {"parameters": 462_000_000, "attention_width": 21_504},
             "layers": 28}; `work` may say what device it is (skipped.Work)
-question   {"input": 1024, "outputs": [256], "requests": 64, "rehearse": 128, "steps": 6}
+question   {"input": 1024, "outputs": [256], "requests": 64, "rehearse": 128, "steps": 6},
+           and "computing" if a prompt among those steps shall be computed, as it is in a server
 answer     tokens a second in those steps, and memory by owner after them; sequences at once and
            time in driver calls over all steps since everyone who fits was decoding
 
@@ -114,7 +115,9 @@ class Bench:
         filling = self.fill()
         later = [self.step() for _ in range(question["rehearse"])]
         self.executor.rehearsing = False
+        self.executor.computing = question.get("computing", False)
         later += [self.step() for _ in range(WARM_UP + question["steps"])]
+        self.executor.computing = False
         steps = later[-question["steps"] :]
         memory = self.memory()
         preemptions = self.engine.stats.preemptions - before

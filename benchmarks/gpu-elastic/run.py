@@ -85,6 +85,7 @@ class Experiment:
             "requests": self.setting.requests(length),
             "rehearse": self.setting.rehearse,
             "steps": STEPS,
+            "computing": True,
         }
 
     def online(self) -> None:
