@@ -81,7 +81,7 @@ GPU = Setting(
     count=110, gap=9.0, background=1.0, context=4096,
 )  # fmt: skip
 CPU = Setting(
-    shape=LLAMA_TINY, name=None, dtype="float32", memory=32 * MIB, prompt=64, output=192,
+    shape=LLAMA_TINY, name=None, dtype="float32", memory=56 * MIB, prompt=64, output=192,
     count=60, gap=1.0, background=4.0, context=256,
 )  # fmt: skip
 
