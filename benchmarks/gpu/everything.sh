@@ -39,7 +39,7 @@ step() {
     [ "$status" -ne 0 ] && failed=1
     printf '%-10s %4d s  status %d  (limit %d s)\n' \
         "$name" $((SECONDS - began)) "$status" "$limit" | tee -a "$out/summary.txt"
-    grep -aE '^\||passed|failed|left out|^tests/gpu:' "$out/$name.log" | tail -40
+    grep -aE '^\||passed|failed|^FAILED|^ERROR|^E  |left out|^tests/gpu:' "$out/$name.log" | tail -40
 }
 
 bench() {
@@ -54,7 +54,7 @@ model=(--arms bundled --workloads steady)
 
 : >"$out/summary.txt"
 # minutes expected on an H200: 2.5, 2.5, 1.6, 1.5, 2.3, 2.3
-step  tests     240 "$python" -m pytest tests/gpu -q
+step  tests     300 "$python" -m pytest tests/gpu -q
 bench steps     240 gpu/run.py --parts 8b,launches,kernels --arms graph,transformers
 bench elastic   180 gpu-elastic/run.py --parts batch
 bench bursts    150 multi-model/bursts.py
