@@ -16,6 +16,11 @@ device=${DEVICE:-cuda}
 out=${OUT:-results-gpu}
 total=${LIMIT:-780}
 wanted=" ${*:-tests steps elastic bursts online simulator} "
+if [ "$device" = cuda ] &&
+    ! "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    echo "the PyTorch of $python finds no CUDA device; DEVICE=cpu tries tiny shapes" >&2
+    exit 2
+fi
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
