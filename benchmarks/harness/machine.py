@@ -37,22 +37,15 @@ def describe() -> dict[str, str | int]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
         "torch": version("torch"),
-        **_gpu(),
+        "transformers": _version("transformers"),
     }
 
 
-def _gpu() -> dict[str, str | int]:
-    """Versions that a device's figures depend on, and the first device, where there is one."""
-    found: dict[str, str | int] = {}
-    for package in ("transformers", "triton", "cuda-bindings"):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    with suppress(OSError, ValueError, IndexError):
-        said = subprocess.run(asked, capture_output=True, text=True).stdout
-        name, driver, memory = said.strip().splitlines()[0].split(", ")
-        found |= {"gpu": name, "driver": driver, "gpu_memory": memory}
-    return found
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # not every benchmark needs it
+        return ""
 
 
 def family(root: int | None = None) -> list[int]:
@@ -108,3 +101,17 @@ def busy_seconds() -> float:
     ticks = [int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     user, nice, system, _idle, _wait, irq, softirq, steal = ticks
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def gpu() -> dict[str, str | int]:
+    """Versions that a device's figures depend on, and the first device, where there is one."""
+    found: dict[str, str | int] = {}
+    for package in ("triton", "cuda-bindings"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    with suppress(OSError, ValueError, IndexError):
+        said = subprocess.run(asked, capture_output=True, text=True).stdout
+        name, driver, memory = said.strip().splitlines()[0].split(", ")
+        found |= {"gpu": name, "driver": driver, "gpu_memory": memory}
+    return found

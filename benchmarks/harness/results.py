@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.machine import ROOT, commit, describe
+from harness.machine import ROOT, commit, describe, gpu
 
 Run = dict[str, Any]
 Trial = Mapping[str, Any]
@@ -29,7 +29,7 @@ def append(file: Path, *, seed: int, trials: Sequence[Trial], **settings: Any) -
     run = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "machine": describe(),
+        "machine": {**describe(), **gpu()},
         "command": shlex.join(["python", str(script), *sys.argv[1:]]),
         "seed": seed,
         **settings,
