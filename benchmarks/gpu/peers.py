@@ -50,10 +50,9 @@ def in_transformers() -> bool:
 
 def transformers_steps(
     shape: RandomLlama, batches: tuple[int, ...], context: int, device: str, quick: bool
-) -> Iterator[tuple[int, float]]:
-    """Milliseconds of a decoding step of `generate` with a static cache, by batch.
-
-    Alone a sequence has its forward pass compiled, as `generate` does by itself on a GPU.
+) -> Iterator[tuple[int, float, bool]]:
+    """Batch, milliseconds of a decoding step of `generate` with a static cache, and whether its
+    forward pass was compiled: alone a sequence has that, as `generate` does by itself on a GPU.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -67,7 +66,8 @@ def transformers_steps(
     model.generation_config.eos_token_id = None
     for batch in batches:
         with alone(f"transformers, {batch} of {context} tokens"):
-            yield batch, _generated(model, batch, context, compiled=batch == 1, quick=quick)
+            ms = _generated(model, batch, context, compiled=batch == 1, quick=quick)
+            yield batch, ms, batch == 1 and hasattr(model, "_compiled_call")
         torch.cuda.empty_cache()
 
 

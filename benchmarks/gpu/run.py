@@ -66,10 +66,11 @@ class Plan:
                 yield trial("8b", arm, kind, point.tokens or point.decoding, ms, load)
         if self.peers and in_transformers():
             with alone("transformers"):
-                for batch, ms in transformers_steps(
+                for batch, ms, compiled in transformers_steps(
                     self.large, self.peer_batches, self.context, self.device, self.quick
                 ):
-                    yield trial("8b", "transformers", "decode", batch, ms)
+                    found = trial("8b", "transformers", "decode", batch, ms)
+                    yield {**found, "compiled": compiled}
 
     def small_steps(self, model: Path) -> Iterator[Trial]:
         """One sequence of the 0.5 B shape."""
