@@ -24,7 +24,7 @@ UNDER_SANITIZERS = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print
 # The machine's own Python where its PyTorch finds a device, with nothing installed; else .venv's.
 WITH_DEVICE = if $(PYTHON) -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; \
 	then python=$(PYTHON); else $(MAKE) --no-print-directory install && python=$(BIN)/python; fi; \
-	export PYTHONPATH=src;
+	export PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}";
 
 .PHONY: help install serve test test-null test-gpu check sanitize wheel format bench bench-gpu-all
 

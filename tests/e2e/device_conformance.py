@@ -183,7 +183,7 @@ def command(setting: Setting, home: Path) -> Iterator[str]:
             [sys.executable, "-m", "ellm", "serve", *setting.whole, *flags],
             stdout=said,
             stderr=said,
-            env={**os.environ, "PYTHONPATH": str(SOURCE), "XDG_CACHE_HOME": str(home)},
+            env={**os.environ, "PYTHONPATH": search_path(), "XDG_CACHE_HOME": str(home)},
         )
     try:
         eventually(lambda: server.poll() is not None or healthy(url), START_SECONDS)
@@ -194,6 +194,12 @@ def command(setting: Setting, home: Path) -> Iterator[str]:
         server.terminate()
         server.wait(60)
     assert "random weights" in log.read_text()
+
+
+def search_path() -> str:
+    """This source first, then whatever there is: wheels may lie anywhere on a borrowed machine."""
+    known = os.environ.get("PYTHONPATH")
+    return f"{SOURCE}{os.pathsep}{known}" if known else str(SOURCE)
 
 
 def healthy(url: str) -> bool:
