@@ -70,10 +70,14 @@ class Online:
         """What became of those who came within `seconds`, `rate` a second on average."""
         rng = random.Random(seed)
         names = [f"standing {number}" for number in range(standing)]
-        for name in names:
-            self._submit(name, prompt, rng.randrange(output // 8, output))
+        left = sorted((rng.randrange(output // 8, output) for _ in names), reverse=True)
         self._bench.executor.rehearsing = True
-        settle(self._bench)
+        # One by one, as if each had come when there was room: nobody is late who has an objective.
+        # Those with the most to say first, for they say some of it meanwhile.
+        for name, tokens in zip(names, left, strict=True):
+            self._submit(name, prompt, tokens)
+            settle(self._bench, quiet=1)
+        settle(self._bench, quiet=SETTLED)
         self._bench.executor.rehearsing = False
         self._bench.executor.computing = True
         for _ in range(WARM_UP):
@@ -124,11 +128,12 @@ class Online:
         return told, produced, now
 
 
-def settle(bench: Bench) -> None:
-    """Step without computing until everyone who fits decodes."""
-    quiet = 0
-    while quiet < SETTLED and bench.engine.has_work:
-        quiet = 0 if bench.step().prefilling else quiet + 1
+def settle(bench: Bench, quiet: int) -> None:
+    """Step without computing until there were so many steps without a prompt: everyone who fits
+    decodes."""
+    passed = 0
+    while passed < quiet and bench.engine.has_work:
+        passed = 0 if bench.step().prefilling else passed + 1
 
 
 def figures(told: Sequence[Told], rate: float, lasted: float) -> Json:
