@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ellm.core.clock import MonotonicClock
-from ellm.core.executor import Executor, Ferry, Landed
+from ellm.core.executor import Executor, Ferry, Flight, Landed
 from ellm.core.load import StepLoad
 from ellm.core.plan import SequenceStep, StepPlan, StepShape
 from ellm.core.result import SequenceResult, StepResult
@@ -78,13 +78,13 @@ class SkippedPrefill:
     def ahead(self) -> bool:
         return False
 
-    def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Landed:
+    def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Flight:
         """`decoding` and `prefilling` are how many sequences of each kind were in the last step."""
         decodes = [step for step in plan.steps if len(step.tokens) == 1]
         prompts = [step for step in plan.steps if len(step.tokens) > 1]
         self.decoding, self.prefilling = len(decodes), len(prompts)
         if self.computing or not (prompts or self.rehearsing):
-            return self.inner.execute(plan, ferry)
+            return self.inner.launch(plan, ferry)
         if ferry is not None:
             for layer in range(self._layers):
                 ferry.enter(layer)

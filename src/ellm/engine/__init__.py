@@ -1,1 +1,1 @@
-"""Plan, execute, commit; and the thread that repeats it."""
+"""Plan, launch, land; and the thread that repeats it."""

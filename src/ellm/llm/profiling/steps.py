@@ -1,4 +1,4 @@
-"""Whole steps of the real engine, timed: plan, execute and commit.
+"""Whole steps of the real engine, timed: plan, launch and land.
 
 A step is brought about by requests, as a server would have it, so that what is timed is what a
 server runs.  What only leads there (the KV of those who decode) is planned and committed, and not
