@@ -76,7 +76,7 @@ class SkippedPrefill:
 
     @property
     def ahead(self) -> bool:
-        return False
+        return self.computing and self.inner.ahead
 
     def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Flight:
         """`decoding` and `prefilling` are how many sequences of each kind were in the last step."""

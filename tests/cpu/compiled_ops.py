@@ -67,6 +67,7 @@ def tour(shape: Shape) -> None:
         x = empty(shape, ROWS, 2 * shape.intermediate)
         ops.activate(activation, x, True, empty(shape, ROWS, shape.intermediate))
     multiply(shape)
+    ops.follow(torch.zeros(ROWS, dtype=torch.int64), torch.zeros(ROWS, dtype=torch.int64))
     samples(ops, shape, room)
 
 

@@ -148,9 +148,11 @@ def test_graphs_do_what_launches_do(layout: KvLayout, monkeypatch: pytest.Monkey
     args = replace(ARGS, kv_layout=layout)
     built, runner = watched(args)
     captured = answers(built.engine, drawn=True)
+    # What was met once is recorded when it is met again.
+    assert answers(built.engine, drawn=True) == captured
     programs = len(runner._programs)
     assert programs > 1
-    forms = [key[-1] for key in runner._programs]
+    forms = [key[-1] for key in runner._programs._kept]
     mixed = any(isinstance(form, Form) and form.prompts for form in forms)
     assert mixed or layout is KvLayout.PAGED
     assert built.engine.release_idle() > 0
@@ -160,7 +162,7 @@ def test_graphs_do_what_launches_do(layout: KvLayout, monkeypatch: pytest.Monkey
     monkeypatch.setattr(CudaOps, "trace", lambda *_: None)
     built, runner = watched(args)
     assert answers(built.engine, drawn=True) == captured
-    assert not runner._programs
+    assert not len(runner._programs)
     built.engine.close()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor
 from ellm.core.layers import KvTable
 from ellm.core.plan import StepShape
 from ellm.kernels.activation import Activation
-from ellm.kernels.cuda import decoding, products
+from ellm.kernels.cuda import decoding, products, prompts
+from ellm.kernels.cuda import table as tables
 from ellm.kernels.cuda.ops import CudaOps
 from ellm.kernels.ops import Changes, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.reference import ReferenceOps
@@ -219,6 +221,17 @@ def test_linear(dtype: torch.dtype) -> None:
         close(found[0], x.double() @ weight.double().t())
 
 
+@pytest.mark.parametrize("count", [1, 300])
+def test_awaited_tokens_are_those_of_the_step_before(count: int) -> None:
+    """Ids below 0 name a place among what was answered; the others stay."""
+    answers = torch.arange(1000, 1040, device=DEVICE)
+    ids = torch.arange(count, device=DEVICE)
+    ids[::3] = -1 - (ids[::3] * 7) % 40
+    wanted = [1000 + (i * 7) % 40 if i % 3 == 0 else i for i in range(count)]
+    ops.follow(ids, answers)
+    assert ids.tolist() == wanted
+
+
 def rows_of(table: KvTable, tokens: int) -> Tensor:
     at = torch.arange(tokens)
     return torch.tensor(table.starts)[at // table.span] + at % table.span
@@ -385,6 +398,28 @@ def test_prompts_beside_those_that_decode(
         (2, 10, 1),
     ]
     check(bed, kv_heads * group, parts, window)
+
+
+@pytest.mark.parametrize("page", [None, 16])
+@pytest.mark.parametrize("most", [1, 20, 63])
+def test_long_prompts_are_attended_in_pieces(
+    page: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what is taken beside the workspace has a bound."""
+    monkeypatch.setattr(tables, "_MOST_QUERIES", most)
+    asked: list[int] = []
+    flash = prompts._flash
+
+    def watched(queries: Tensor, *rest: Any, **options: Any) -> Any:
+        asked.append(len(queries))
+        return flash(queries, *rest, **options)
+
+    monkeypatch.setattr(prompts, "_flash", watched)
+    bed, last = Bed(LENGTHS, page, 2, 64, DTYPES[-1]), len(LENGTHS) - 1
+    parts = [(1, 0, 63), (0, 0, 1), (last, LENGTHS[last] - 37, 37), (2, 10, 2)]
+    for window in (None, 40):
+        check(bed, 4, parts, window)
+    assert max(asked) <= most
 
 
 @some_dtypes

@@ -22,6 +22,7 @@ from ellm.models.weights import Weights
 from ellm.runtime import sampler as sampling
 from ellm.runtime.batch import InputRoom
 from ellm.runtime.feedback import Feedback, Sent
+from ellm.runtime.programs import Programs
 from ellm.runtime.views import put, view
 from ellm.runtime.workspace import Workspace, WorkspaceCounter
 
@@ -30,7 +31,6 @@ LOGIT_BLOCK = 64
 # A GPU would read the head once for each block, and wait for the tokens of each.
 _BLOCKS_ON_GPU = 4
 _REMEMBERED_SHAPES = 4096
-_REMEMBERED_PROGRAMS = 512
 
 
 class Sampler(Protocol):
@@ -123,7 +123,7 @@ class Runner:
         self.ahead = self._on_gpu if ahead is None else ahead
         self._on_shortage = on_shortage
         self._counted: dict[StepShape, int] = {}
-        self._programs: dict[tuple[tuple[int, ...], Hashable], Program] = {}
+        self._programs = Programs(dear=self._on_gpu)
 
     @property
     def _block(self) -> int:
@@ -210,14 +210,7 @@ class Runner:
     ) -> Program | None:
         if key is None:
             return None
-        program = self._programs.get((places, key))
-        if program is None:
-            program = self._ops.trace(work, shape)
-            if program is not None:
-                if len(self._programs) >= _REMEMBERED_PROGRAMS:
-                    self._programs.clear()
-                self._programs[places, key] = program
-        return program
+        return self._programs.find((places, key), lambda: self._ops.trace(work, shape))
 
     def _sample(
         self,

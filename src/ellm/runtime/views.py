@@ -13,10 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ellm.core.units import KIB
-
-# Bytes of ordinary memory that a copy to the device takes along.
-_WITH_THE_CALL = 64 * KIB
+from ellm.kernels.numbers import send
 
 
 def view(
@@ -45,8 +42,4 @@ def put(numbers: array[int], into: Tensor) -> None:
         # A step does this between kernels, when the caches hold nothing of PyTorch.
         memmove(into.data_ptr(), numbers.buffer_info()[0], size)
     else:
-        fresh = torch.frombuffer(numbers, dtype=torch.int64)
-        # A little of ordinary memory travels with the call; for more the driver may wait until the
-        # device has done what is queued.  PyTorch keeps pinned memory until it has been read.
-        fresh = fresh if size <= _WITH_THE_CALL else fresh.pin_memory()
-        into[: len(numbers)].copy_(fresh, non_blocking=True)
+        send(numbers, into)

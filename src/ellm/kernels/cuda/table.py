@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from ellm.kernels.numbers import send
 from ellm.kernels.ops import Segment
 from ellm.kernels.scratch import Scratch
 
@@ -32,6 +34,10 @@ _SLACK = 8
 # Of keys, in a step that serves any lengths: FlashAttention asks for a bound, and takes no more
 # room for a larger one.
 _ANY_LENGTH = 2**30
+# Of prompts at once: of a model 4096 wide in bfloat16, 64 MiB of answers.
+_MOST_QUERIES = 8192
+
+_Prompt: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,18 @@ class Form:
             return cls(decoding, 0)
         found = len(_cover(segments))
         return cls(min(_level(decoding), rows), min(_level(found), rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Entries (queries, first row and length of the keys) of prompts from batch row `first` on.
+
+    `place` is where their pages are, if they are in pages.
+    """
+
+    first: int
+    entries: list[_Prompt]
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +124,7 @@ class SequenceTable:
         if self._paged:
             self.span = _page_size(segments)
         if form.prompts:
-            self.prompts = [self._run(form, self._rows, self._rows, _ANY_LENGTH)]
+            self.prompts = [self._any(form)]
 
     def write(self, segments: Sequence[Segment]) -> None:
         """Describe these sequences."""
@@ -120,24 +138,17 @@ class SequenceTable:
         assert found <= form.decoding, (found, form)
         numbers.frombytes(bytes(numbers.itemsize * ENTRY * (form.decoding - found)))
         self.decoding = form.decoding
-        prompts = [one for one in zip(segments, places, strict=True) if one[0].count > 1]
+        runs = self._runs(segments, places)
         small = array("i")
-        if self._paged:
-            for segment, _ in prompts:
-                _describe([(segment.count, 0, segment.length)], 1, small)
-        elif form.prompts:
-            _describe(_cover(segments), form.prompts, small)
+        for run in runs:
+            _describe(run.entries, form.prompts if self._fixed else len(run.entries), small)
         small.extend([0] * (len(small) % 2))
         numbers.frombytes(small.tobytes())
         assert len(numbers) <= len(self.entries), (len(numbers), len(self.entries))
         if numbers:
-            fresh = torch.frombuffer(numbers, dtype=torch.int64)
-            # What is not pinned is staged before the call returns.
-            self.entries[: len(numbers)].copy_(fresh, non_blocking=True)
-        if self._paged:
-            self.prompts = self._paged_runs(prompts)
-        elif form.prompts and self._fixed is None:
-            self.prompts = [self._whole_run(form, [segment for segment, _ in prompts])]
+            send(numbers, self.entries)
+        if self._fixed is None:
+            self.prompts = self._views(runs)
 
     def _places(self, segments: Sequence[Segment]) -> list[int]:
         if self._paged:
@@ -154,51 +165,59 @@ class SequenceTable:
             starts.extend(segment.table.starts)
         self.span = _page_size(segments)
         device = self.entries.device
-        self._pages = torch.frombuffer(starts, dtype=torch.int64).to(device, non_blocking=True)
+        self._pages = torch.empty(len(starts), dtype=torch.int64, device=device)
+        send(starts, self._pages)
         away = self._pages.data_ptr() - self.entries.data_ptr()
         assert away % starts.itemsize == 0, away
         return [away // starts.itemsize + place for place in places]
 
-    def _whole_run(self, form: Form, prompts: Sequence[Segment]) -> PromptRun:
-        last = prompts[-1]
-        return self._run(
-            form,
-            last.first + last.count,
-            max(segment.count for segment in prompts),
-            max(segment.length for segment in prompts),
-        )
+    def _runs(self, segments: Sequence[Segment], places: Sequence[int]) -> list[_Run]:
+        """What prompts there are, of which those in pages are runs of their own."""
+        if not self._paged:
+            entries = _cover(segments)
+            if self._fixed is not None:
+                return [_Run(0, entries)] if self._fixed.prompts else []
+            return _cut(0, entries)
+        found = []
+        for segment, place in zip(segments, places, strict=True):
+            if segment.count > 1:
+                whole = [(segment.count, 0, segment.length)]
+                found += [replace(run, place=place) for run in _cut(segment.first, whole)]
+        return found
 
-    def _run(self, form: Form, rows: int, longest_query: int, longest: int) -> PromptRun:
-        """All prompts of a step, from its first row on, behind the entries that decode."""
+    def _views(self, runs: Sequence[_Run]) -> list[PromptRun]:
+        """Where `write` has put them, behind the entries that decode."""
+        numbers, found = self._small(self.decoding), []
+        for run in runs:
+            size = len(run.entries)
+            found.append(
+                PromptRun(
+                    first=run.first,
+                    count=sum(count for count, _, _ in run.entries),
+                    longest_query=max(count for count, _, _ in run.entries),
+                    longest=max(length for _, _, length in run.entries),
+                    query_ends=numbers[: size + 1],
+                    key_starts=numbers[size + 1 : 2 * size + 2],
+                    lengths=numbers[2 * size + 2 : 3 * size + 2],
+                    pages=self._pages_at(run.place) if self._paged else None,
+                )
+            )
+            numbers = numbers[3 * size + 2 :]
+        return found
+
+    def _any(self, form: Form) -> PromptRun:
+        """All prompts of a step that are met as it is replayed, from its first row on."""
         numbers, count = self._small(form.decoding), form.prompts
         return PromptRun(
             first=0,
-            count=rows,
-            longest_query=longest_query,
-            longest=longest,
+            count=self._rows,
+            longest_query=self._rows,
+            longest=_ANY_LENGTH,
             query_ends=numbers[: count + 1],
             key_starts=numbers[count + 1 : 2 * count + 2],
             lengths=numbers[2 * count + 2 : 3 * count + 2],
             pages=None,
         )
-
-    def _paged_runs(self, prompts: Sequence[tuple[Segment, int]]) -> list[PromptRun]:
-        numbers, found = self._small(self.decoding), []
-        for segment, place in prompts:
-            found.append(
-                PromptRun(
-                    first=segment.first,
-                    count=segment.count,
-                    longest_query=segment.count,
-                    longest=segment.length,
-                    query_ends=numbers[:2],
-                    key_starts=numbers[2:4],
-                    lengths=numbers[4:5],
-                    pages=self._pages_at(place),
-                )
-            )
-            numbers = numbers[5:]
-        return found
 
     def _small(self, decoding: int) -> Tensor:
         """The int32 behind so many entries that decode."""
@@ -222,7 +241,23 @@ def _level(count: int) -> int:
     return 4 ** (((count - 1).bit_length() + 1) // 2) if count else 0
 
 
-def _cover(segments: Sequence[Segment]) -> list[tuple[int, int, int]]:
+def _cut(first: int, entries: Sequence[_Prompt]) -> list[_Run]:
+    """Runs of so many rows at most: what FlashAttention answers is taken beside the workspace."""
+    runs: list[_Run] = []
+    left = 0
+    for count, place, length in entries:
+        done = 0
+        while done < count:
+            if not left:
+                runs.append(_Run(first, []))
+                left = _MOST_QUERIES
+            some = min(count - done, left)
+            done, left, first = done + some, left - some, first + some
+            runs[-1].entries.append((some, place, max(0, length - (count - done))))
+    return runs
+
+
+def _cover(segments: Sequence[Segment]) -> list[_Prompt]:
     """Queries, first row and length of the keys of each prompt in one run of rows.
 
     Rows in front of a prompt that are of none are an entry too, without keys.
@@ -237,7 +272,7 @@ def _cover(segments: Sequence[Segment]) -> list[tuple[int, int, int]]:
     return found
 
 
-def _describe(entries: Sequence[tuple[int, int, int]], room: int, to: array[int]) -> None:
+def _describe(entries: Sequence[_Prompt], room: int, to: array[int]) -> None:
     """Ends of the queries of a run, then first rows and lengths of its keys; padded to `room`."""
     assert len(entries) <= room, (len(entries), room)
     spare = [0] * (room - len(entries))
