@@ -17,6 +17,8 @@ from harness.random_llama import RandomLlama
 
 # Steps of which the first meet everything for the first time (a graph is captured in the third).
 WARM, MEASURED = 8, 24
+# Of a foreign error, so many characters are told.
+SAID = 200
 
 
 def ours_in_pytorch(
@@ -77,7 +79,7 @@ def alone(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = " ".join(str(error).split())[:SAID]
         print(f"{what}: left out ({type(error).__name__}: {reason})", file=sys.stderr, flush=True)
 
 
