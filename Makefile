@@ -53,7 +53,7 @@ test-null: $(STAMP)  ## the tier that needs no tensor library, in seconds
 test-gpu:  ## the tier that needs a CUDA device, by $(PYTHON) if its PyTorch finds one (docs/gpu.md)
 	@$(WITH_DEVICE) $$python -m pytest tests/gpu
 
-bench-gpu-all:  ## every benchmark that needs a CUDA device, tests/gpu first; 13 minutes, results in $OUT or results-gpu
+bench-gpu-all:  ## every benchmark that needs a CUDA device, tests/gpu first; 14 minutes, results in $OUT or results-gpu
 	@$(WITH_DEVICE) PYTHON=$$python benchmarks/gpu/everything.sh
 
 check: $(STAMP)  ## format, lint, types, import contracts, size budget

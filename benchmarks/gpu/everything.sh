@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# tests/gpu, then the benchmarks of a GPU, those of most value first: under 13 minutes on an H200.
+# tests/gpu, then the benchmarks of a GPU, those of most value first: some 14 minutes on an H200.
 #
 #     OUT=results-gpu PYTHON=python3 benchmarks/gpu/everything.sh          # or: make bench-gpu-all
 #     OUT=results-gpu PYTHON=python3 benchmarks/gpu/everything.sh tests steps     # some of it
 #     DEVICE=cpu benchmarks/gpu/everything.sh                               # tiny shapes: only that it works
 #
-# Every step has a limit of its own, all together $LIMIT seconds (780), and what is stopped writes what
+# Every step has a limit of its own, all together $LIMIT seconds (870), and what is stopped writes what
 # it has; what fails is said, and the next step goes on.  $OUT has a log and the results of each, and
 # summary.txt.  `cat $OUT/steps.jsonl >> benchmarks/gpu/results.jsonl` keeps a run.
 
@@ -14,8 +14,8 @@ cd "$(dirname "$0")/../.." || exit 1
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 out=${OUT:-results-gpu}
-total=${LIMIT:-780}
-wanted=" ${*:-tests steps elastic bursts online simulator} "
+total=${LIMIT:-870}
+wanted=" ${*:-tests steps elastic bursts online simulator finetune} "
 if [ "$device" = cuda ] &&
     ! "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
     echo "the PyTorch of $python finds no CUDA device; DEVICE=cpu tries tiny shapes" >&2
@@ -58,12 +58,13 @@ model=(--arms bundled --workloads steady)
 [ "$device" = cuda ] && model=(--arms 1b --seconds 20 --workloads "light,steady,long prompts")
 
 : >"$out/summary.txt"
-# minutes expected on an H200: 2.5, 2.5, 1.6, 1.5, 2.3, 2.3
+# minutes expected on an H200: 2.5, 2.5, 1.6, 1.5, 2.3, 2.3, 1.5
 step  tests     300 "$python" -m pytest tests/gpu -q
 bench steps     240 gpu/run.py --parts 8b,launches,kernels --arms graph,transformers
 bench elastic   180 gpu-elastic/run.py --parts batch
 bench bursts    150 multi-model/bursts.py
 bench online    200 gpu-elastic/run.py --parts online,layers --rates 1.6
 bench simulator 200 validation/run.py "${model[@]}"
+bench finetune  150 finetune/run.py --quick --rounds 1
 echo "$SECONDS s in all" | tee -a "$out/summary.txt"
 exit "$failed"
