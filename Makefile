@@ -21,10 +21,11 @@ TILED_TESTS := tests/cpu/test_tiles.py tests/cpu/test_ops.py tests/cpu/test_atte
 UNDER_SANITIZERS = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0
 
-# The machine's own Python where its PyTorch finds a device, with nothing installed; else .venv's.
-WITH_DEVICE = if $(PYTHON) -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; \
-	then python=$(PYTHON); else $(MAKE) --no-print-directory install && python=$(BIN)/python; fi; \
-	export PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}";
+# The machine's own Python where its PyTorch finds a device, with nothing installed, or .venv's.
+WITH_DEVICE = for python in $(PYTHON) $(BIN)/python; do \
+	if $$python -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then break; fi; python=; done; \
+	if test -z "$$python"; then echo "no CUDA device that the PyTorch of $(PYTHON) or .venv finds: nothing was run (docs/gpu.md)"; \
+	exit 0; fi; export PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}";
 
 .PHONY: help install serve test test-null test-gpu check sanitize wheel format bench bench-gpu-all
 
