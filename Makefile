@@ -48,7 +48,7 @@ test: $(STAMP)  ## every tier: null, cpu, gpu (one line where there is none), e2
 	$(BIN)/python -m pytest $(wildcard tests/null tests/cpu tests/gpu tests/e2e)
 	$(if $(MODELLED),$(BIN)/python -m pytest --native $(MODELLED) $(TILED_TESTS))
 
-test-null: $(STAMP)  ## the tier that needs no tensor library, in seconds
+test-null: $(STAMP)  ## the tier that needs no tensor library, in a minute
 	$(BIN)/python -m pytest tests/null
 
 test-gpu:  ## the tier that needs a CUDA device, by $(PYTHON) if its PyTorch finds one (docs/gpu.md)
