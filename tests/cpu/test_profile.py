@@ -212,7 +212,7 @@ def test_a_profiling_engine_computes_what_it_is_not_told_to_leave_out(
         ).engine
         params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
         engine.submit(Request(request_id="r", prompt=tuple(range(20, 40)), params=params))
-        answers.append([news.token for _ in range(4) for news in engine.step()])
+        answers.append([news.token for _ in range(5) for news in engine.step()])
         engine.close()
     assert answers[0] == answers[1]
     assert answers[2] == [LOWEST_ID] * 4

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from serving import running
 
 from ellm.core.units import MIB
 from ellm.llm.args import EngineArgs
 from ellm.llm.async_llm import AsyncLLM
-from harness import running
 
 
 @pytest.fixture(scope="session")

@@ -29,12 +29,12 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from serving import eventually, running
 
 from ellm import LLM, SamplingParams
 from ellm.core.bundled import SHAPES
 from ellm.llm.args import EngineArgs
 from ellm.llm.async_llm import AsyncLLM
-from harness import eventually, running
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 TOKENS, PROMPTS = 24, (1, 7, 60, 200, 300)

@@ -8,9 +8,9 @@ import httpx
 import openai
 import pytest
 from scripted import ScriptedLLM
+from serving import running
 
 from ellm.server.settings import ServerSettings
-from harness import running
 
 KEY = "sk-näive-key"
 

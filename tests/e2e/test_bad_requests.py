@@ -10,8 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from scripted import ScriptedLLM
-
-from harness import running
+from serving import running
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 JSON = {"content-type": "application/json"}

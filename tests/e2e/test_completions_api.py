@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from scripted import ScriptedLLM
-
-from harness import running
+from serving import running
 
 LLM = ScriptedLLM(max_model_len=64)
 

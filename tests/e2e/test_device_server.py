@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from device_conformance import *  # noqa: F403
 from device_conformance import Setting, ask, check, config, prompts, reference_of
+from serving import running
 
 from ellm.llm.args import EngineArgs
 from ellm.llm.async_llm import AsyncLLM
-from harness import running
 
 SMALL = {
     "hidden_size": 128,

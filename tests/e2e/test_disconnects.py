@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from scripted import ScriptedLLM
-
-from harness import eventually, post_and_keep, running
+from serving import eventually, post_and_keep, running
 
 PATHS = ["/v1/chat/completions", "/v1/completions"]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 from scripted import ScriptedLLM
+from serving import eventually, post_and_keep, running_server
 
 from ellm.core.errors import ConfigError
 from ellm.server.serve import bind
 from ellm.server.settings import ServerSettings
-from harness import eventually, post_and_keep, running_server
 
 BODY = {"prompt": "a", "max_tokens": 100}
 SCRIPT = Path(__file__).with_name("scripted.py")

@@ -9,13 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 from scripted import ScriptedLLM
 from scripted_fleet import CHUNK, ScriptedFleet
+from serving import running
 
 from ellm.core.objectives import Objectives
 from ellm.obs.goodput import Goodput
 from ellm.obs.models import ModelState
 from ellm.obs.snapshot import TierSnapshot
 from ellm.obs.tiers import TierStats
-from harness import running
 
 LABELS = {"model_name": "served", "engine": "0"}
 EVERYONE = {"model_name": "", "engine": "0"}

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from scripted import ScriptedLLM
+from serving import eventually, post_and_keep, running
 
 from ellm.core.errors import EngineDead
-from harness import eventually, post_and_keep, running
 
 HELLO = [{"role": "user", "content": "hello"}]
 CHAT = "/v1/chat/completions"

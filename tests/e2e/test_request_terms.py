@@ -9,9 +9,9 @@ import httpx
 import openai
 import pytest
 from scripted import ScriptedLLM
+from serving import running
 
 from ellm.core.objectives import Objectives
-from harness import running
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 ASK: dict[str, dict[str, Any]] = {

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from scripted import ScriptedLLM
 from scripted_fleet import ScriptedFleet
-
-from harness import running
+from serving import running
 
 
 @pytest.mark.parametrize("served", [ScriptedLLM(max_model_len=64), ScriptedFleet.of("a", "b/c")])

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
+from serving import eventually, post_and_keep, running
 
 from ellm.core.units import MIB
 from ellm.llm.args import EngineArgs
 from ellm.llm.async_llm import AsyncLLM
-from harness import eventually, post_and_keep, running
 
 TEXT = "/v1/completions"
 

@@ -9,8 +9,7 @@ import httpx
 import openai
 import pytest
 from scripted_fleet import CHUNK, ScriptedFleet
-
-from harness import eventually, post_and_keep, running
+from serving import eventually, post_and_keep, running
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
