@@ -469,3 +469,20 @@ def test_which_steps_are_captured() -> None:
     assert ops.key(StepShape(64, 0, 8, 4096, True), one) is None
     for segments in (one, ()):
         assert ops.key(StepShape(2048, 0, 1, 4096, True), segments) is not None
+
+
+def test_a_graph_that_finds_no_memory_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA: out of memory")]
+
+    def full(work: object) -> Any:
+        raise reasons[-1]
+
+    monkeypatch.setattr(ops._recorder, "capture", full)
+    shape = StepShape(1, 0, 1, 1)
+    for _ in range(2):
+        assert ops.trace(lambda: None, shape) is None
+        assert ops._tables is None
+        reasons.pop()
+    reasons.append(RuntimeError("an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal"):
+        ops.trace(lambda: None, shape)

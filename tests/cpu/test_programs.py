@@ -49,6 +49,19 @@ def test_what_cannot_be_recorded_is_done_without() -> None:
         assert len(one) == 0
 
 
+def test_what_could_not_be_recorded_is_tried_again_after_a_while() -> None:
+    """A device that was full need not stay so, but asking costs."""
+    studio, kept = Studio(able=False), Programs(dear=True)
+    for _ in range(programs.PATIENCE):
+        assert kept.find("a", studio) is None
+    assert studio.recorded == 1
+    studio.able = True
+    for _ in range(3):
+        found = kept.find("a", studio)
+    assert studio.recorded == 2
+    assert found is not None
+
+
 def test_those_met_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "MOST_PROGRAMS", 3)
     studio, kept = Studio(), Programs(dear=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,38 @@ def test_a_step_takes_tokens_that_the_host_has_not_seen(directory: Path, page: i
         assert told[turn] == tuple(one.token for one in answers)
         for key, one in zip(keys, answers, strict=True):
             texts[key] = [*texts[key], one.token]
+
+
+def test_a_step_that_is_tried_again_takes_the_tokens_it_awaits(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it had chosen its own already, and the step before had not landed."""
+
+    def told(fails: int | None) -> list[list[int | None]]:
+        device = Device(directory, samples=True, ahead=True, sequences=2)
+        report, left = device.runner._sampler.report, fails
+
+        def full(*args: Any) -> Any:
+            nonlocal left
+            if left is not None:
+                left -= 1
+                if left == 0:
+                    raise torch.OutOfMemoryError
+            return report(*args)
+
+        monkeypatch.setattr(device.runner._sampler, "report", full)
+        params = replace(GREEDY, logprobs=1)
+        texts, flights = {0: [3, 1, 4], 1: [6, 2]}, []
+        for turn in range(4):
+            steps, shape = [], StepShape()
+            for place, (key, tokens) in enumerate(texts.items()):
+                start = 0 if turn == 0 else len(tokens) - 1
+                task = SamplingTask(params, tokens, len(tokens), 0)
+                table = device.arena.table(key, len(tokens))
+                steps.append(SequenceStep(key, tokens[start:], start, table, task))
+                shape = shape.with_sequence(len(tokens) - start, len(tokens), 1, False)
+                texts[key] = [*tokens, awaited(place)]
+            flights.append(device.runner.launch(StepPlan(tuple(steps), shape)))
+        return [[one.token for one in flight.result().sequences] for flight in flights]
+
+    assert told(fails=2) == told(fails=None)

@@ -101,6 +101,27 @@ def test_closing_leaves_nothing_on_the_device(cuda: FakeCuda) -> None:
     assert cuda.idle
 
 
+def test_a_device_that_refuses_everything_can_be_closed(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an illegal access every call fails: the process must still get on with its end."""
+    driver = CudaDriver(bindings=cuda)
+    Scene(driver)
+    tried: list[str] = []
+
+    def refused(function: Callable[..., object], *arguments: object) -> object:
+        tried.append(function.__name__)
+        raise DriverError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(driver, "_call", refused)
+    driver.close()
+    for name in ("cuCtxSynchronize", "cuMemUnmap", "cuMemAddressFree", "cuMemRelease"):
+        assert name in tried
+    tried.clear()
+    driver.close()
+    assert not tried
+
+
 OPERATIONS: dict[str, tuple[str, Callable[[Scene], object]]] = {
     "reserve": ("cuMemAddressReserve", lambda s: s.driver.reserve(2)),
     "create": ("cuMemCreate", lambda s: s.driver.create(3)),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ellm.core.layers import LayerSpec
-from ellm.kv.contiguous import ContiguousStore
+from ellm.kv.contiguous import MOST_ADDRESSES, MOST_ROWS, ContiguousStore
 from ellm.kv.geometry import KvGeometry, choose_geometry, most_pinned
 from ellm.kv.paged import PagedStore
 from ellm.kv.pages import PageAllocator
@@ -387,3 +387,21 @@ def test_what_is_not_available_is_not_asked_of_the_machine(layout: str) -> None:
     assert pool.driver.left == 1000  # type: ignore[attr-defined]
     assert (pool.held("kv"), store.room(holding)) == (0, 0)
     store.check()
+
+
+@pytest.mark.parametrize(
+    ("width", "slots"),
+    [(1, 4096), (64, 1024)],
+    ids=["rows end first", "addresses end first"],
+)
+def test_there_are_as_many_slots_as_rows_and_addresses_allow(width: int, slots: int) -> None:
+    """A context of half a million tokens in two groups, for four thousand and more sequences."""
+    layer = LayerSpec(kv_heads=width, head_dim=128, itemsize=2)
+    pool = ChunkPool(NullDriver(2**30, 2**21), 2**30)
+    store = ContiguousStore(pool, KvGeometry(layer, 2, 1), 2**18, 2 * slots)
+    slot_rows = 2 * 2**18
+    assert store.arena.rows <= MOST_ROWS
+    assert store.span.slots * 2**21 <= MOST_ADDRESSES
+    assert store.arena.rows // slot_rows in (slots, slots - 1)
+    held = [store.open(1) for _ in range(2 * slots)]
+    assert held.count(None) == 2 * slots - store.arena.rows // slot_rows

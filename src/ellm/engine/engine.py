@@ -395,5 +395,4 @@ class Engine:
 
     def close(self) -> None:
         """Release all memory at once.  The engine is of no use afterwards."""
-        self._land()
         self._memory.close()

@@ -23,3 +23,10 @@ def send(numbers: array[int], into: Tensor) -> None:
     if into.is_cuda and len(numbers) * numbers.itemsize > _WITH_THE_CALL:
         fresh = fresh.pin_memory()
     into[: len(numbers)].copy_(fresh, non_blocking=True)
+
+
+def arrive(numbers: Tensor, device: torch.device) -> Tensor:
+    """`numbers`, which are in ordinary memory, on `device`, as soon as what is queued is done."""
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)

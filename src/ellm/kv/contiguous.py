@@ -25,6 +25,11 @@ from ellm.memory.driver import Span
 from ellm.memory.pool import ChunkPool
 from ellm.memory.virtual import VirtualTensor
 
+# Kernels of libraries count rows in int32.
+MOST_ROWS = 2**31 - 1
+# Of the 128 TiB that a process has.
+MOST_ADDRESSES = 16 << 40
+
 
 @dataclass(slots=True, eq=False)
 class ContiguousHolding:
@@ -44,7 +49,8 @@ class ContiguousHolding:
 
 
 class ContiguousStore:
-    """Holdings of `geometry` for at most `slots` sequences of at most `max_tokens` tokens.
+    """Holdings of `geometry` for at most `slots` sequences of at most `max_tokens` tokens, fewer
+    where addresses or row numbers end before.
 
     Without `keep_warm` an ended sequence's ranges are given back at once.
     """
@@ -65,6 +71,7 @@ class ContiguousStore:
         self._groups = geometry.groups
         self._range_bytes = geometry.range_bytes(max_tokens, pool.chunk_bytes)
         self._range_slots = self._range_bytes // pool.chunk_bytes
+        slots = self._most_slots(slots)
         self._span = pool.driver.reserve(slots * geometry.groups * self._range_slots)
         self._shelf = SlotShelf(slots)
         self._keep_warm = keep_warm
@@ -80,6 +87,12 @@ class ContiguousStore:
             layers_per_group=geometry.layers_per_group,
             layer=geometry.layer,
         )
+
+    def _most_slots(self, wanted: int) -> int:
+        """As many of those `wanted` as there are addresses and row numbers for, at least one."""
+        slot_bytes = self._groups * self._range_bytes
+        by_rows = MOST_ROWS * self._row_bytes // slot_bytes
+        return max(1, min(wanted, by_rows, MOST_ADDRESSES // slot_bytes))
 
     @property
     def arena(self) -> KvArena:

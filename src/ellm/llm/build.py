@@ -99,12 +99,15 @@ class House:
                 "has or could have: say less, or free some"
             )
 
+    def make_room_beside(self) -> None:
+        """Give the device back what nobody uses, for what libraries take beside the pool."""
+        self.pool.trim()
+        torch.cuda.empty_cache()
+
     def close(self) -> None:
         """Release all memory at once.  No model is of use afterwards."""
         for times in self.times:
             times.save()
-        if self.device != "cpu":
-            torch.cuda.synchronize(self.device)  # a step may be under way
         if self.tiers is not None:
             self.tiers.close()
         self.pool.driver.close()
@@ -167,7 +170,7 @@ class Resident:
             self._ops,
             sampler,
             tasks=limits.max_num_seqs,
-            on_shortage=house.pool.trim,
+            on_shortage=house.make_room_beside,
         )
         if plan.args.max_model_len == 0:
             longest = longest_context(parts, runner.activation_bytes, limits.max_model_len)

@@ -1,9 +1,10 @@
 """The tokens that a step chose: where the next step finds them, and on their way to the host.
 
-    sampled ─▶ on the device, by the place of the task ─┬─▶ ids of the next step that are awaited
-                                                        └─▶ the host, when someone asks
+    fresh ── send ─▶ latest ─┬─▶ ids of the next step that are awaited
+                             └─▶ the host, when someone asks
 
-So a step can be launched before the host knows what the step before it has answered.
+So a step can be launched before the host knows what the step before it has answered.  Until it has
+been launched whole it can be launched again: what it awaits is still there.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _UNDER_WAY = 2
 
 
 class Feedback:
-    """Room for the answers to `rows` tasks a step, int64.  Its address never changes.
+    """Room for the answers to `rows` tasks of two steps, int64 by the place of the task.
 
-    Beside the budget, as the little that it is: 8 bytes a row, and 16 pinned ones below a GPU.
+    Beside the budget, as the little that it is: 16 bytes a row, and as many pinned ones.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
-        self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.latest, self.fresh = torch.zeros(2, rows, dtype=torch.int64, device=device).unbind()
         self._landings: list[Tensor] = []
         if device.type == "cuda":
             self._landings = [
@@ -35,10 +36,11 @@ class Feedback:
             ]
 
     def send(self, count: int) -> Sent:
-        """Begin to bring the first `count` tokens to the host, as they are when all work so far
-        is done.
+        """Begin to bring the first `count` fresh tokens to the host, as they are when all work so
+        far is done.  They are the latest now.
         """
-        tokens = self.tokens[:count]
+        self.latest, self.fresh = self.fresh, self.latest
+        tokens = self.latest[:count]
         if not self._landings:
             known: list[int] = tokens.tolist()
             return lambda: known

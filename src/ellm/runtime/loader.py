@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 
 from ellm.core.errors import CheckpointError, ConfigError
-from ellm.core.units import MIB, round_up
+from ellm.core.units import round_up
 from ellm.kernels.ops import Ops
 from ellm.models.parameters import Parameter, parameters
 from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights, assemble
 from ellm.runtime.checkpoint import Checkpoint
 from ellm.runtime.safetensors_header import StoredTensor
+from ellm.runtime.staging import BLOCK_BYTES, Staging
 from ellm.runtime.views import view
 from ellm.runtime.workspace import ALIGNMENT
 
 Progress = Callable[[int, int], None]
 
-_BLOCK_BYTES = 8 * MIB
 _STORED: Mapping[str, torch.dtype] = MappingProxyType(
     {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 )
@@ -112,7 +112,9 @@ def _fill(jobs: list[tuple[StoredTensor, Tensor]]) -> Iterator[int]:
     by_path: dict[Path, list[tuple[StoredTensor, Tensor]]] = {}
     for job in jobs:
         by_path.setdefault(job[0].path, []).append(job)
-    staging = torch.empty(_BLOCK_BYTES, dtype=torch.uint8)
+    if not jobs:
+        return
+    staging = Staging(jobs[0][1].device)
     for path, of_file in by_path.items():
         try:
             with path.open("rb", buffering=0) as file:
@@ -123,17 +125,17 @@ def _fill(jobs: list[tuple[StoredTensor, Tensor]]) -> Iterator[int]:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _read(file: BinaryIO, stored: StoredTensor, target: Tensor, staging: Tensor) -> Iterator[int]:
+def _read(file: BinaryIO, stored: StoredTensor, target: Tensor, staging: Staging) -> Iterator[int]:
     dtype = _STORED[stored.dtype]
     direct = target.dtype == dtype and target.device.type == "cpu"
-    step = _BLOCK_BYTES // dtype.itemsize
+    step = BLOCK_BYTES // dtype.itemsize
     for begin in range(0, target.numel(), step):
         part = target[begin : begin + step]
-        room = part if direct else staging[: part.numel() * dtype.itemsize].view(dtype)
+        room = part if direct else staging.room(part.numel(), dtype)
         nbytes = part.numel() * dtype.itemsize
         _read_exactly(file, room.view(torch.uint8).numpy().data, stored)
         if not direct:
-            part.copy_(room)
+            staging.send(room, part)
         yield nbytes
 
 

@@ -9,6 +9,8 @@ from ellm.kernels.ops import Program
 
 # Where traffic has more forms of steps than that, those that were met longest ago are forgotten.
 MOST_PROGRAMS = 512
+# A step that could not be recorded is done without so often before it is tried again.
+PATIENCE = 256
 
 
 class Programs:
@@ -20,21 +22,21 @@ class Programs:
 
     def __init__(self, dear: bool) -> None:
         self._dear = dear
-        self._kept: OrderedDict[Hashable, Program | None] = OrderedDict()
+        # A number: how often a step is still done without.
+        self._kept: OrderedDict[Hashable, Program | int] = OrderedDict()
 
     def __len__(self) -> int:
-        return sum(program is not None for program in self._kept.values())
+        return sum(not isinstance(kept, int) for kept in self._kept.values())
 
     def find(self, key: Hashable, record: Callable[[], Program | None]) -> Program | None:
         """The program for `key`, recorded now if it is time; None to do without."""
-        known = key in self._kept
-        program = self._kept.get(key)
-        if known:
-            self._kept.move_to_end(key)
-        if program is None and (known or not self._dear):
-            program = record()
-        if program is not None or self._dear:
-            self._kept[key] = program
+        kept = self._kept.pop(key, int(self._dear))
+        if kept == 0:
+            found = record()
+            kept = PATIENCE if found is None else found
+        elif isinstance(kept, int):
+            kept -= 1
+        self._kept[key] = kept
         if len(self._kept) > MOST_PROGRAMS:
             self._kept.popitem(last=False)
-        return program
+        return None if isinstance(kept, int) else kept

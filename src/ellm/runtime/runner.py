@@ -16,6 +16,7 @@ from ellm.core.result import SequenceResult, StepResult, TokenLogprobs
 from ellm.kernels.heights import height
 from ellm.kernels.ops import KvPlanes, Ops, Program, Segment
 from ellm.kernels.scratch import Scratch, scope
+from ellm.kernels.shortage import is_shortage
 from ellm.models.decoder import Buffers, Decoder, Inputs, Rows
 from ellm.models.spec import DecoderSpec
 from ellm.models.weights import Weights
@@ -147,11 +148,11 @@ class Runner:
     @torch.inference_mode()
     def launch(self, plan: StepPlan, ferry: Ferry | None = None) -> Flight:
         if self._on_gpu:
-            torch.cuda.set_device(self._feedback.tokens.device)  # of this thread
+            torch.cuda.set_device(self._feedback.latest.device)  # of this thread
         try:
             return self._launch(plan, ferry)
-        except torch.OutOfMemoryError:
-            if ferry is not None:  # layers have come and gone
+        except RuntimeError as error:
+            if ferry is not None or not is_shortage(error):  # layers have come and gone
                 raise
             self._on_shortage()
             return self._launch(plan, ferry)
@@ -162,16 +163,16 @@ class Runner:
         room, buffers = self._workspace.again(shape, lambda scratch: self._take(scratch, shape))
         inputs = room.fill(plan)
         if self.ahead:
-            self._ops.follow(inputs.ids, self._feedback.tokens)
+            self._ops.follow(inputs.ids, self._feedback.latest)
         self._forward(room, inputs, buffers, shape, ferry)
         pairs = list(zip(plan.steps, inputs.segments, strict=True))
         reports = self._sample(pairs, buffers, shape)
-        sent = self._feedback.send(len(reports))
         scores = [
             self._score(step, segment.first, buffers, shape) if step.targets else ()
             for step, segment in pairs
         ]
-        return Answers(plan, sent, reports, scores)
+        # Last of all: what fails before can be launched again.
+        return Answers(plan, self._feedback.send(len(reports)), reports, scores)
 
     def _take(self, scratch: Scratch, shape: StepShape) -> tuple[InputRoom, Buffers]:
         return InputRoom.take(scratch, shape), self._decoder.take(scratch, shape)
@@ -226,7 +227,7 @@ class Runner:
             some = slice(begin, min(begin + self._block, len(rows)))
             wanted = [task.params.logprobs for task in tasks[some]]
             with scope(self._workspace):
-                logits, out = self._logits(rows[some], buffers, shape), self._feedback.tokens[some]
+                logits, out = self._logits(rows[some], buffers, shape), self._feedback.fresh[some]
                 self._sampler.sample(logits, tasks[some], out)
                 if all(count is None for count in wanted):
                     reports += [None] * len(wanted)

@@ -28,6 +28,7 @@ from ellm.core.result import TokenLogprobs
 from ellm.core.sampling import MAX_LOGPROBS
 from ellm.kernels.heights import height
 from ellm.kernels.logits import DEEPEST, OCTAVE
+from ellm.kernels.numbers import arrive
 from ellm.kernels.ops import Changes, Ops, Temp
 from ellm.kernels.scratch import Scratch, scope
 from ellm.runtime.uniform import uniform
@@ -173,7 +174,7 @@ def _changes(
     starts, ids, values = array("q", (0,)), array("q"), []
     for row, (task, own) in enumerate(zip(tasks, touched, strict=True)):
         if own:
-            some = torch.tensor(own, device=logits.device)
+            some = arrive(torch.tensor(own), logits.device)
             line[some] = logits[row, some].float()
             _adjust(line, task)
             ids.extend(own)
@@ -204,16 +205,17 @@ def _adjust(row: Tensor, task: SamplingTask) -> None:
     """Bias, bans and penalties on a row [V].  Repetition looks at the prompt too, as vLLM's."""
     params = task.params
     if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias), device=row.device)
-        row.index_add_(0, ids, row.new_tensor(list(params.logit_bias.values())))
+        ids = arrive(torch.tensor(list(params.logit_bias)), row.device)
+        values = torch.tensor(list(params.logit_bias.values()), dtype=row.dtype)
+        row.index_add_(0, ids, arrive(values, row.device))
     if task.banned:
-        row[torch.tensor(list(task.banned), device=row.device)] = -math.inf
+        row.index_fill_(0, arrive(torch.tensor(list(task.banned)), row.device), -math.inf)
     if params.repetition_penalty != 1.0:
-        ids = torch.tensor(list(set(task.tokens)), device=row.device)
+        ids = arrive(torch.tensor(list(set(task.tokens))), row.device)
         seen, penalty = row[ids], params.repetition_penalty
         row[ids] = torch.where(seen > 0, seen / penalty, seen * penalty)
     if task.output and (params.frequency_penalty or params.presence_penalty):
         counts = Counter(task.output)
-        ids = torch.tensor(list(counts), device=row.device)
-        times = row.new_tensor(list(counts.values()))
+        ids = arrive(torch.tensor(list(counts)), row.device)
+        times = arrive(torch.tensor(list(counts.values()), dtype=row.dtype), row.device)
         row[ids] -= times * params.frequency_penalty + params.presence_penalty

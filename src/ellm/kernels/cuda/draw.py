@@ -19,6 +19,7 @@ from torch import Tensor
 from ellm.kernels import logits
 from ellm.kernels.cuda import radix
 from ellm.kernels.cuda.depth import LIMIT, depths, highest, scaled, weights
+from ellm.kernels.numbers import arrive
 from ellm.kernels.ops import Changes, Temp
 from ellm.kernels.scratch import Scratch
 
@@ -179,16 +180,9 @@ def sample(x: Tensor, how: Tensor, changes: Changes, out: Tensor, room: Room) ->
         if ours.start < ours.stop:
             counts = changes.starts[begin : some.stop + 1].diff()
             row = torch.repeat_interleave(torch.arange(len(lines)), counts)
-            places = _sent(row * width + changes.ids[ours], x.device)
+            places = arrive(row * width + changes.ids[ours], x.device)
             lines.view(-1).scatter_(0, places, changes.values[ours])
         _sample(lines, how[some], out[some], room)
-
-
-def _sent(numbers: Tensor, device: torch.device) -> Tensor:
-    """On the device, and nobody waited: much that is not pinned might be waited for."""
-    if device.type == "cuda":
-        numbers = numbers.pin_memory()
-    return numbers.to(device, non_blocking=True)
 
 
 def _sample(x: Tensor, how: Tensor, out: Tensor, room: Room) -> None:

@@ -8,6 +8,7 @@ positions and rows from the room of the inputs, sequences from a table that `run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -41,16 +42,20 @@ class Recorder:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         # PyTorch takes no pool twice whose graphs are all gone: this one stays.
-        nothing = torch.zeros(1, device="cuda")
-        self._first = self.capture(lambda: _touch(nothing))
+        # Not in inference mode: what all graphs share would be of no use outside it.
+        with torch.inference_mode(False):
+            nothing = torch.zeros(1, device="cuda")
+            self._first = self.capture(lambda: _touch(nothing))
 
     def warm(self, work: Callable[[], None]) -> None:
         """Do `work` where it will be captured: kernels are compiled, libraries take their room."""
         outside = torch.cuda.current_stream()
         self._stream.wait_stream(outside)
-        with torch.cuda.stream(self._stream):
-            work()
-        outside.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                work()
+        finally:
+            outside.wait_stream(self._stream)
 
     def capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """The kernels that `work` launches; none is run."""
@@ -60,8 +65,11 @@ class Recorder:
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 work()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # it says the same, in other words
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         return graph
 
     def time(self, work: Callable[[], None]) -> float:

@@ -20,6 +20,7 @@ from ellm.kernels.cuda.table import Form, SequenceTable
 from ellm.kernels.ops import AttentionPlan, Changes, Dims, KvPlanes, Segment, Temp
 from ellm.kernels.reference import ReferenceOps
 from ellm.kernels.scratch import Scratch
+from ellm.kernels.shortage import is_shortage
 
 # What PyTorch's FlashAttention kernels take.
 _HEAD_STEP, _WIDEST_HEAD = 8, 256
@@ -64,11 +65,16 @@ class CudaOps(ReferenceOps):
             return None
         return Form.of(segments, self.padded(shape.tokens), shape.gathers)
 
-    def trace(self, work: Callable[[], None], shape: StepShape) -> Graph:
-        self._recorder.warm(work)
-        self._tables = []
+    def trace(self, work: Callable[[], None], shape: StepShape) -> Graph | None:
+        """None too where the device has no memory for a graph: the step can still be launched."""
         try:
+            self._recorder.warm(work)
+            self._tables = []
             return Graph(self._recorder.capture(work), self._tables)
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            return None
         finally:
             self._tables = None
 

@@ -17,6 +17,9 @@ from ellm.kernels.cuda.table import PromptRun
 
 # Causal masks end at the bottom right: the last query sees all keys.
 _flash: Any = torch.ops.aten._flash_attention_forward
+# Of keys: FlashAttention asks for a bound, takes no more room for a larger one, and has another
+# kernel for windows beyond it: so launched and captured steps have the same.
+_ANY_LENGTH = 2**30
 # `int` of the kernels' own tables.
 _MOST_ROWS = 2**31 - 1
 
@@ -46,7 +49,7 @@ def attend(
         run.query_ends,
         run.key_starts,
         run.longest_query,
-        run.longest,
+        _ANY_LENGTH,
         0.0,
         True,
         False,

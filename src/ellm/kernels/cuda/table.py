@@ -31,9 +31,6 @@ _ROW = 5
 """Numbers for each row of a step: an entry that decodes, and three int32 of a prompt's."""
 
 _SLACK = 8
-# Of keys, in a step that serves any lengths: FlashAttention asks for a bound, and takes no more
-# room for a larger one.
-_ANY_LENGTH = 2**30
 # Of prompts at once: of a model 4096 wide in bfloat16, 64 MiB of answers.
 _MOST_QUERIES = 8192
 
@@ -76,8 +73,9 @@ class _Run:
 class PromptRun:
     """Prompts whose queries are in batch rows [first, first + count), and may be all there is.
 
-    `query_ends` and `key_starts` are int32 [n + 1], `lengths` int32 [n].  A prompt in pages is a
-    run of its own, and `pages` (int64) are the rows where they begin.
+    `query_ends` and `key_starts` are int32 [n + 1], `lengths` int32 [n], the greatest of them
+    `longest`.  A prompt in pages is a run of its own, and `pages` (int64) are the rows where they
+    begin.
     """
 
     first: int
@@ -212,7 +210,7 @@ class SequenceTable:
             first=0,
             count=self._rows,
             longest_query=self._rows,
-            longest=_ANY_LENGTH,
+            longest=0,  # not known, and nothing is gathered
             query_ends=numbers[: count + 1],
             key_starts=numbers[count + 1 : 2 * count + 2],
             lengths=numbers[2 * count + 2 : 3 * count + 2],

@@ -190,15 +190,15 @@ class CudaDriver:
             return
         cuda, size = self._cuda, self.chunk_bytes
         with self._context.current():
-            with suppress(DriverError):  # where work has failed, none is left
-                self._call(cuda.cuCtxSynchronize)
+            # Where work has failed none is left, and the device may refuse the rest: all is tried.
+            self._try(cuda.cuCtxSynchronize)
             for span in self._mappings.spans:
                 for start, stop in adjacent_runs(sorted(self._mappings.slots(span))):
                     first = span.address + start * size
-                    self._call(cuda.cuMemUnmap, first, (stop - start) * size)
-                self._call(cuda.cuMemAddressFree, span.address, span.slots * size)
+                    self._try(cuda.cuMemUnmap, first, (stop - start) * size)
+                self._try(cuda.cuMemAddressFree, span.address, span.slots * size)
             for handle in self._handles.values():
-                self._call(cuda.cuMemRelease, handle)
+                self._try(cuda.cuMemRelease, handle)
         self._context.release()
         self._handles.clear()
         self._mappings.clear()
@@ -219,6 +219,10 @@ class CudaDriver:
             self._handles[chunk] = self._call(
                 self._cuda.cuMemCreate, self.chunk_bytes, self._property, 0
             )
+
+    def _try(self, function: Callable[..., Any], *arguments: Any) -> None:
+        with suppress(DriverError):
+            self._call(function, *arguments)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return call(self._cuda, function, *arguments)
