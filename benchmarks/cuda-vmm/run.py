@@ -33,6 +33,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--output", type=Path, default=HERE / "results.jsonl")
     asked = options.parse_args()
+    if not torch.cuda.is_available():
+        options.error(f"PyTorch {torch.__version__} finds no CUDA device")
     cuda = import_bindings()
     find_device(cuda, 0)
     torch.zeros(1, device="cuda")  # the context that both share

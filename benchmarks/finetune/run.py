@@ -40,7 +40,7 @@ def measure(
 
 def main() -> None:
     options = parser(__doc__ or "", HERE, list(ARMS), rounds=2)
-    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    options.with_device()
     asked = options.parse_args()
     on_cpu = asked.device == "cpu"
     arms = ["default"] if on_cpu else asked.arms

@@ -21,6 +21,13 @@ if [ "$device" = cuda ] &&
     echo "the PyTorch of $python finds no CUDA device; DEVICE=cpu tries tiny shapes" >&2
     exit 2
 fi
+for one in $wanted; do
+    case " tests steps elastic bursts online simulator finetune " in
+    *" $one "*) ;;
+    *) echo "no step $one: there are tests steps elastic bursts online simulator finetune" >&2; exit 2 ;;
+    esac
+done
+case "$device" in cpu | cuda) ;; *) echo "DEVICE is cuda or cpu, not $device" >&2; exit 2 ;; esac
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"

@@ -30,12 +30,26 @@ def parser(description: str, folder: Path, arms: Sequence[str], rounds: int | No
 
 class _Parser(argparse.ArgumentParser):
     known_arms: tuple[str, ...] = ()
+    is_of_a_gpu = False
 
     def with_device(self) -> None:
         """--device, for runners that measure a GPU, and may be tried on a CPU."""
         self.add_argument(
             "--device", choices=("cuda", "cpu"), default="cuda", help="cpu shows that it works"
         )
+        self.is_of_a_gpu = True
+
+    def _look_for(self, asked: argparse.Namespace) -> None:
+        """Refuse what cannot be measured, before anything is written."""
+        device = getattr(asked, "device", "cpu")
+        if device == "cuda":
+            import torch
+
+            if not torch.cuda.is_available():
+                again = "; --device cpu --quick shows that it works" if self.is_of_a_gpu else ""
+                self.error(f"PyTorch {torch.__version__} finds no CUDA device{again}")
+        elif self.is_of_a_gpu and not asked.quick:
+            self.error("--device cpu only shows that it works, and goes with --quick")
 
     # Always of this process's command line, so without the base's arguments.
     def parse_args(self) -> argparse.Namespace:  # type: ignore[override]
@@ -44,6 +58,7 @@ class _Parser(argparse.ArgumentParser):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if strange := [arm for arm in asked.arms if arm not in self.known_arms]:
             self.error(f"no arm {', '.join(strange)}: there are {', '.join(self.known_arms)}")
+        self._look_for(asked)
         if asked.quick:
             asked.rounds = 1
             if asked.output == self.get_default("output"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -13,8 +14,9 @@ from device_half import aligned
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ellm import LLM, SamplingParams
+from ellm import LLM, AsyncFleet, SamplingParams
 from ellm.core.errors import CheckpointError, ModelError, ModelNotFound, UnsupportedModel
+from ellm.core.units import MIB
 from ellm.kernels.reference import ReferenceOps
 from ellm.llm.args import EngineArgs
 from ellm.llm.blueprint import Blueprint
@@ -135,3 +137,29 @@ def test_what_cannot_be_made_up_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):
         draw(str(tmp_path))
+
+
+def test_a_model_that_comes_later_is_made_up_as_the_first(tmp_path: Path) -> None:
+    """Also one that was sent away, and one that has real weights elsewhere; unless it is said."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    name = str(tmp_path)
+
+    async def scene() -> None:
+        args = EngineArgs(model=name, memory=256 * MIB, load_format="dummy", max_model_len=256)
+        fleet = await asyncio.to_thread(AsyncFleet, [args])
+        try:
+            served = args.name
+            await fleet.unload(served)
+            assert await fleet.load(name, max_model_len=256) == served
+            await fleet.load("ellm-draft", served_model_name="made up", max_model_len=256)
+            await fleet.load("ellm-draft", load_format="auto", max_model_len=256)
+            said = {}
+            for one in ("made up", "ellm-draft"):
+                params = SamplingParams(max_tokens=6, temperature=0)
+                async for output in fleet.backend(one).generate("def f(", params, one):
+                    said[one] = output.outputs[0].token_ids
+            assert said["made up"] != said["ellm-draft"]
+        finally:
+            await asyncio.to_thread(fleet.close)
+
+    asyncio.run(scene())

@@ -54,7 +54,7 @@ _FLAGS: dict[str, Any] = {
         str,
         typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto is the model's."),
     ],
-    "device": Annotated[str, typer.Option("--device", help="Where to run.")],
+    "device": Annotated[str, typer.Option("--device", help="Where to run: cpu, cuda or cuda:N.")],
     "max_model_len": _maybe(
         "--max-model-len",
         context_length,

@@ -81,7 +81,9 @@ def _read(args: EngineArgs) -> tuple[Path, Mapping[str, Any], Checkpoint | None]
     if args.load_format is LoadFormat.DUMMY:
         file = find_config(args.model)
         _log.warning(
-            "%s has random weights (--load-format dummy): its words mean nothing", args.name
+            "%s has random weights (--load-format dummy): its words mean nothing, and tokens that "
+            "the tokenizer does not have are no text",
+            args.name,
         )
         return file.parent, read_json(file), None
     directory = resolve_model(args.model)

@@ -281,10 +281,14 @@ def prepare_device(device: str, threads: int | None) -> None:
 
     Raises ConfigError for options that make no sense, DriverUnavailable for a device not here.
     """
-    if device != "cpu" and device.partition(":")[0] != "cuda":
-        raise ConfigError(f"--device {device!r} is not cpu or cuda")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise DriverUnavailable(f"--device {device}: PyTorch finds no CUDA device; leave it out")
+    kind, colon, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or (colon and not number.isdecimal())):
+        raise ConfigError(f"--device {device!r} is not cpu, cuda or cuda:N")
+    if device != "cpu" and int(number or 0) >= torch.cuda.device_count():
+        raise DriverUnavailable(
+            f"--device {device}: PyTorch {torch.__version__} finds {torch.cuda.device_count()} "
+            "CUDA devices; leave it out, or install PyTorch for CUDA (docs/gpu.md)"
+        )
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, not {threads}")
     cores = len(os.sched_getaffinity(0))

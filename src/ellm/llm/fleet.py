@@ -147,7 +147,8 @@ class AsyncFleet:
     ) -> str:
         """Take in another model while the others serve; its name, when it is awake.
 
-        `options` are those of `EngineArgs` that belong to a model.  If anything fails, no memory
+        `options` are those of `EngineArgs` that belong to a model; weights are read or made up as
+        those of the first, unless they say otherwise.  If anything fails, no memory
         is kept.  Raises ModelError, ConfigError or BudgetError.
         """
         if self._house.memory.mode is MemoryMode.STATIC:
@@ -156,6 +157,7 @@ class AsyncFleet:
             if option in options:
                 raise ConfigError(f"{option} is shared by all models, and set at the start")
             options[option] = getattr(self._args, option)
+        options.setdefault("load_format", self._args.load_format)
         args = EngineArgs(model=model, **options)
         blueprint = await asyncio.to_thread(Blueprint.draw, args)
         for limits, size in ((self._floors, floor), (self._ceilings, ceiling)):

@@ -26,7 +26,7 @@ def draw(found: Found, wish: Wish, folder: Path, title: str) -> Iterator[Path]:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ConfigError("no plots: pip install 'ellm[plot]'") from error
+        raise ConfigError("no plots: pip install matplotlib") from error
     mpl.rcParams.update({"svg.hashsalt": "ellm", "font.size": 9, "axes.titlesize": 9})
     figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
     left, right = figure.subplots(1, 2)

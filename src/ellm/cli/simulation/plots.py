@@ -32,7 +32,7 @@ def draw(outcome: Outcome, wished: Objectives, folder: Path, title: str) -> Iter
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ConfigError("no plots: pip install 'ellm[plot]'") from error
+        raise ConfigError("no plots: pip install matplotlib") from error
     mpl.rcParams.update({"svg.hashsalt": "ellm", "font.size": 9, "axes.titlesize": 9})
     for name, painter in (("memory", _memory), ("latency", _latency)):
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")

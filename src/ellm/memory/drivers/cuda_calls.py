@@ -23,7 +23,7 @@ def import_bindings() -> Any:
         return importlib.import_module("cuda.bindings.driver")
     except ImportError as error:
         raise DriverUnavailable(
-            "CUDA memory needs the cuda-bindings package: pip install 'ellm[cuda]'"
+            "CUDA memory needs the cuda-bindings package: pip install cuda-bindings"
         ) from error
 
 
