@@ -90,6 +90,8 @@ def _remedy(name: str, error: Exception) -> str:
     first_line = str(error).strip().partition("\n")[0]
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     hint = "unset HF_HUB_OFFLINE to download it, " if offline else ""
+    if (SHAPES / f"{name}.json").is_file():
+        hint += "add --load-format dummy for random weights of this shape, "
     return (
         f"no directory {name}, and the hub has no answer for this id ({first_line}): {hint}give "
         f"the path of a local model directory, check the spelling (HF_TOKEN opens private "
