@@ -184,14 +184,14 @@ def served(trials: list[Trial]) -> str:
 def main() -> None:
     options = parser(__doc__ or "", HERE, MEMORIES, rounds=1)
     options.with_device()
-    options.add_argument("--parts", default=",".join(PARTS), help="which of them to measure")
+    options.with_parts(PARTS)
     options.add_argument("--inputs", type=int, nargs="*", help="lengths other than the usual")
     options.add_argument("--rates", type=float, nargs="*", default=RATES, help="times capacity")
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as place:
         experiment = Experiment(asked, Path(place))
         try:
-            for part in asked.parts.split(","):
+            for part in asked.parts:
                 getattr(experiment, part)()
         finally:
             append(

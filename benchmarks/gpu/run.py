@@ -168,7 +168,7 @@ def measure(
         "launches": lambda: plan.small_steps(plan.small.described_in(place / "small")),
         "8b": lambda: plan.large_steps(plan.large.described_in(place / "large")),
     }
-    for part in asked.parts.split(","):
+    for part in asked.parts:
         if part == "kernels":
             single += single_kernels(asked.device)
             continue
@@ -181,7 +181,7 @@ def measure(
 def main() -> None:
     options = parser(__doc__ or "", HERE, ARMS, rounds=1)
     options.with_device()
-    options.add_argument("--parts", default=",".join(PARTS), help="which of them to measure")
+    options.with_parts(PARTS)
     asked = options.parse_args()
     bandwidth, rate = device_limits(asked.device)
     print(f"{bandwidth / 1e9:.0f} GB/s, {rate / 1e12:.3g} TFLOP/s", flush=True)

@@ -30,6 +30,7 @@ def parser(description: str, folder: Path, arms: Sequence[str], rounds: int | No
 
 class _Parser(argparse.ArgumentParser):
     known_arms: tuple[str, ...] = ()
+    known_parts: tuple[str, ...] = ()
     is_of_a_gpu = False
 
     def with_device(self) -> None:
@@ -38,6 +39,11 @@ class _Parser(argparse.ArgumentParser):
             "--device", choices=("cuda", "cpu"), default="cuda", help="cpu shows that it works"
         )
         self.is_of_a_gpu = True
+
+    def with_parts(self, parts: Sequence[str]) -> None:
+        """--parts, for runners that ask several questions."""
+        self.known_parts = tuple(parts)
+        self.add_argument("--parts", type=_names, default=self.known_parts, help="comma-separated")
 
     def _look_for(self, asked: argparse.Namespace) -> None:
         """Refuse what cannot be measured, before anything is written."""
@@ -58,6 +64,10 @@ class _Parser(argparse.ArgumentParser):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if strange := [arm for arm in asked.arms if arm not in self.known_arms]:
             self.error(f"no arm {', '.join(strange)}: there are {', '.join(self.known_arms)}")
+        if strange := [
+            part for part in getattr(asked, "parts", ()) if part not in self.known_parts
+        ]:
+            self.error(f"no part {', '.join(strange)}: there are {', '.join(self.known_parts)}")
         self._look_for(asked)
         if asked.quick:
             asked.rounds = 1
