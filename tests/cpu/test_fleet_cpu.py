@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-async def say(fleet: AsyncFleet, model: str, prompt: str) -> list[int]:
-    outputs = fleet.backend(model).generate(prompt, GREEDY, "id")
+async def say(
+    fleet: AsyncFleet, model: str, prompt: str, params: SamplingParams = GREEDY
+) -> list[int]:
+    outputs = fleet.backend(model).generate(prompt, params, "id")
     return [output async for output in outputs][-1].outputs[0].token_ids
 
 
@@ -197,13 +200,15 @@ def test_models_come_and_go_while_others_serve(truth: dict[tuple[str, str], list
 def test_a_busy_model_is_left_alone() -> None:
     async def body() -> None:
         async with serving(args("ellm-draft")) as fleet:
-            talk = asyncio.create_task(say(fleet, "ellm-draft", PROMPTS[0]))
+            # Long enough to be seen running on a machine that is busy with other things.
+            long = replace(GREEDY, max_tokens=480)
+            talk = asyncio.create_task(say(fleet, "ellm-draft", PROMPTS[0], long))
             backend = fleet.backend("ellm-draft")
             await until(lambda: backend.snapshot().running == 1)
             with pytest.raises(ModelBusy, match="1 requests"):
                 await fleet.sleep("ellm-draft")
             leaving = asyncio.create_task(fleet.unload("ellm-draft"))
-            assert len(await talk) == GREEDY.max_tokens
+            assert len(await talk) == long.max_tokens
             await leaving
             with pytest.raises(ModelNotFound):
                 await say_through(backend)
