@@ -22,13 +22,8 @@ from ellm.llm.remedies import REMEDIES
 # `-tp 2` is read as the option `-t`.
 _SHORT = {"-t": "--tensor-parallel-size", "-q": "--quantization"}
 _BROKEN_PIPE = 128 + signal.SIGPIPE
-# Modules that a command may lack, and what they are called where they are installed from.
-_PACKAGES = {
-    "fastapi": "fastapi",
-    "uvicorn": "uvicorn",
-    "prometheus_client": "prometheus-client",
-    "httpx": "httpx",
-}
+# Modules that a command may lack.
+_OF_THE_SERVER = ("fastapi", "uvicorn", "prometheus_client", "httpx")
 
 
 def application() -> typer.Typer:
@@ -107,8 +102,9 @@ def explain(error: Exception) -> tuple[str, int]:
         broke = isinstance(error, (EngineDead, DriverError))
         mendable = not broke or isinstance(error, DriverUnavailable)
         return " ".join(str(error).split()), 2 if mendable else 1
-    if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
-        return f"{error.name} is not installed: pip install {_PACKAGES[error.name]}", 2
+    if isinstance(error, ModuleNotFoundError) and error.name in _OF_THE_SERVER:
+        package = error.name.replace("_", "-")
+        return f"{package} is not installed: pip install {package}", 2
     if isinstance(error, OSError):
         return str(error), 1
     return f"{type(error).__name__}: {error} (ELLM_DEBUG=1 shows where)", 1
