@@ -84,7 +84,8 @@ def compile(
     with torch.inference_mode():
         call: Callable[..., Any]
         if any(one.is_cuda for one in tensors):
-            plan, call, seconds = _fastest_graph(trace, streams, args, kwargs, lanes)
+            call, seconds = _fastest_graph(trace, streams, args, kwargs, lanes)
+            plan = call.plan
             chosen = plan.streams.count
         else:
             replay, chosen, seconds = _fastest(trace, streams, args, kwargs, lanes)
@@ -98,22 +99,17 @@ def compile(
 
 def _fastest_graph(
     trace: Trace, streams: Streams, args: tuple[Any, ...], kwargs: dict[str, Any], lanes: int | None
-) -> tuple[Plan, GraphReplay, dict[int, float]]:
-    """The captured graph to replay, its plan, and seconds by number of streams if measured."""
+) -> tuple[GraphReplay, dict[int, float]]:
+    """The captured graph to replay, and seconds by number of streams if it was measured."""
     line = Streams.single(len(trace.operations))
     wanted = [line, streams] if lanes is None else [line if lanes == 1 else streams]
-    plans = {one.count: Plan.of(trace, one, args, kwargs) for one in wanted}
-    graphs = {count: GraphReplay(plan, args, kwargs) for count, plan in plans.items()}
+    graphs = {
+        one.count: GraphReplay(Plan.of(trace, one, args, kwargs), args, kwargs) for one in wanted
+    }
     if len(graphs) == 1:
-        ((count, graph),) = graphs.items()
-        return plans[count], graph, {}
-    times: dict[int, list[float]] = {count: [] for count in graphs}
-    for _ in range(_TRIES):
-        for count, graph in graphs.items():
-            times[count].append(graph.seconds())
-    seconds = {count: median(found) for count, found in times.items()}
-    chosen = streams.count if seconds[1] > WORTH * seconds[streams.count] else 1
-    return plans[chosen], graphs[chosen], seconds
+        return next(iter(graphs.values())), {}
+    seconds = _measured({count: graph.seconds for count, graph in graphs.items()})
+    return graphs[_worth(seconds, streams.count)], seconds
 
 
 def _replay(replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -133,22 +129,32 @@ def _fastest(
     several = Lanes(Plan.of(trace, streams, args, kwargs), most)
     if lanes is not None:
         return several, most, {}
-    seconds = _measured({1: single, most: several}, args, kwargs)
-    if seconds[1] > WORTH * seconds[most]:
+    seconds = _measured(
+        {1: partial(_time, single, args, kwargs), most: partial(_time, several, args, kwargs)}
+    )
+    if _worth(seconds, most) == most:
         return several, most, seconds
     several.close()
     return single, 1, seconds
 
 
-def _measured(
-    replays: Mapping[int, Replay], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[int, float]:
-    """Seconds of all operations by number of lanes, in turn; what a module changes stays as is."""
-    times: dict[int, list[float]] = {lanes: [] for lanes in replays}
+def _time(replay: Replay, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """Seconds of all operations; what a module changes stays as it is."""
+    slots = replay.plan.begin(args, kwargs)
+    start = time.perf_counter()
+    replay.run(slots)
+    return time.perf_counter() - start
+
+
+def _measured(ways: Mapping[int, Callable[[], float]]) -> dict[int, float]:
+    """Seconds by number of lanes, in turn."""
+    times: dict[int, list[float]] = {lanes: [] for lanes in ways}
     for _ in range(_TRIES):
-        for lanes, replay in replays.items():
-            slots = replay.plan.begin(args, kwargs)
-            start = time.perf_counter()
-            replay.run(slots)
-            times[lanes].append(time.perf_counter() - start)
+        for lanes, way in ways.items():
+            times[lanes].append(way())
     return {lanes: median(found) for lanes, found in times.items()}
+
+
+def _worth(seconds: Mapping[int, float], most: int) -> int:
+    """How many lanes are chosen: `most`, or one."""
+    return most if seconds[1] > WORTH * seconds[most] else 1

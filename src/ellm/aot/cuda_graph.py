@@ -25,7 +25,7 @@ class GraphReplay:
     """Inputs are copied to where they were captured; outputs are the same tensors every time."""
 
     def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._plan = plan
+        self.plan = plan
         self._inputs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
@@ -33,7 +33,7 @@ class GraphReplay:
             self._outputs = plan.end(self._slots)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._plan.begin(args, kwargs)
+        self.plan.begin(args, kwargs)
         mine, theirs = pytree.tree_leaves(self._inputs), pytree.tree_leaves((args, kwargs))
         for place, value in zip(mine, theirs, strict=True):
             if isinstance(place, Tensor):
@@ -43,8 +43,7 @@ class GraphReplay:
 
     def seconds(self) -> float:
         """How long a replay takes; what the module changes is as before."""
-        plan = self._plan
-        changed = {self._slots[target] for target, _ in plan.trace.writes}
+        changed = {self._slots[target] for target, _ in self.plan.trace.writes}
         before = [(one, one.clone()) for one in changed]
         self._graph.replay()
         torch.cuda.synchronize()
@@ -58,7 +57,7 @@ class GraphReplay:
         return taken
 
     def _capture(self) -> list[Any]:
-        plan = self._plan
+        plan = self.plan
         slots = plan.begin(*self._inputs)
         first = torch.cuda.current_stream()
         streams = [first]
