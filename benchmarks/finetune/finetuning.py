@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from llama import LLAMA_1B, LLAMA_7M, Llama, Shape, adapt, weights_of
+from llama import LLAMA_1B, LLAMA_7M, Llama, Recomputed, Shape, adapt, bundled, weights_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -117,9 +117,9 @@ def _loss(model: Llama, batch: Tensor) -> Tensor:
 
 def _model(workload: Workload, device: str) -> Llama:
     if workload.shape is None:
-        return Llama.bundled(device)
+        return bundled(device)
     with torch.device(device), weights_of(torch.bfloat16):
-        model = Llama(workload.shape, recompute=True)
+        model = Recomputed(workload.shape)
     # The usual beginning: what PyTorch gives embeddings would drown everything else.
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.02)
     adapt(model, RANK)

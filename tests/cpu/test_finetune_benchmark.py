@@ -13,10 +13,10 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks/finetune"))
 
 from finetuning import ON_CPU, WORKLOADS, Workload, lengths_of, train
-from llama import BUNDLED, Llama, Shape, adapt
+from llama import BUNDLED, Llama, Recomputed, Shape, adapt, bundled
 from verdict import figures, objection, table
 
-TINY = Shape(hidden=32, layers=2, heads=4, kv_heads=2, mlp=48, vocab=256)
+TINY = Shape(hidden=32, layers=2, heads=4, kv_heads=2, mlp=48, vocabulary=256, head_width=8)
 
 
 def tokens_of(rows: int = 2, length: int = 33, vocab: int = 256) -> torch.Tensor:
@@ -30,14 +30,14 @@ def test_the_model_computes_what_transformers_computes() -> None:
     tokens = tokens_of(vocab=theirs.config.vocab_size)
     with torch.no_grad():
         torch.testing.assert_close(
-            Llama.bundled("cpu")(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4
+            bundled("cpu")(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4
         )
 
 
 def gradients(recompute: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss of an adapted model, and the gradient of every adapter."""
     torch.manual_seed(0)
-    model = Llama(TINY, recompute)
+    model = (Recomputed if recompute else Llama)(TINY)
     adapt(model, rank=4)
     for name, weights in model.named_parameters():
         if name.endswith("up"):
@@ -76,7 +76,7 @@ def test_layers_keep_nothing_on_the_device_but_what_goes_to_the_host(
             self.pack_hook = counted
 
     monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", Counting)
-    model = Llama(TINY, recompute=True)
+    model = Recomputed(TINY)
     adapt(model, rank=4)
     model(tokens_of()).sum().backward()
     assert sent.count((2, 33, TINY.hidden)) == TINY.layers

@@ -30,6 +30,7 @@ class Shape:
     mlp: int
     vocabulary: int = 8192
     head_width: int = 64
+    positions: int = MAX_POSITIONS
 
 
 SHAPES = {
@@ -123,7 +124,7 @@ class Llama(nn.Module):
         super().__init__()
         self.shape = shape
         self.model = Decoder(shape)
-        cosine, sine = rotary_tables(shape.head_width)
+        cosine, sine = rotary_tables(shape.head_width, shape.positions)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
 
@@ -145,10 +146,14 @@ class Llama(nn.Module):
         """The logits after each position."""
         length = ids.shape[1]
         cosine, sine = self.cosine[:length], self.sine[:length]
-        states = self.model.embed_tokens(ids)
+        states = self.through_layers(self.model.embed_tokens(ids), cosine, sine)
+        return functional.linear(self.model.norm(states), self.model.embed_tokens.weight)
+
+    def through_layers(self, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """All layers, one after the other."""
         for layer in self.model.layers:
             states = layer(states, cosine, sine)
-        return functional.linear(self.model.norm(states), self.model.embed_tokens.weight)
+        return states
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """The sum over positions of the cross-entropy, in nats."""
@@ -174,9 +179,11 @@ class Llama(nn.Module):
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention of each position over itself and those before it.
 
-    Plain matrix products over blocks of queries: their backward is several times faster in
-    bfloat16 on a CPU than the fused kernel's.
+    On a CPU by plain matrix products over blocks of queries: their backward is several times
+    faster in bfloat16 than the fused kernel's.
     """
+    if query.is_cuda:
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     length, width = query.shape[-2], query.shape[-1]
     mixed = []
     for start in range(0, length, QUERY_BLOCK):
@@ -189,10 +196,10 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.cat(mixed, dim=-2)
 
 
-def rotary_tables(width: int) -> tuple[Tensor, Tensor]:
+def rotary_tables(width: int, positions: int = MAX_POSITIONS) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's angles, halves repeated as Llama lays them out."""
     frequencies = ROPE_THETA ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angles = torch.outer(torch.arange(MAX_POSITIONS, dtype=torch.float64), frequencies)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().float(), angles.sin().float()
 
