@@ -118,7 +118,7 @@ class Online:
             if now > seconds and all(each.first is not None for each in told.values()):
                 break
             if not self._engine.has_work:
-                time.sleep(0.001)
+                time.sleep(0.001)  # nothing to do until the next one is due
             for news in self._engine.step() if self._engine.has_work else ():
                 if news.token is not None:
                     produced += 1

@@ -56,7 +56,7 @@ def ended(scene: Scene, count: int) -> list[Purpose]:
     while len(found) < count:
         found += [transfer.purpose for transfer in scene.tiers.poll()]
         assert time.monotonic() < until, found
-        time.sleep(0.001)
+        time.sleep(0.001)  # copies end in threads of their own, which tell nobody
     return found
 
 

@@ -283,8 +283,9 @@ class Scheduler:
             self._forget(sequence)
             where = None
         # A newcomer whose tokens would not fit now would be preempted soon, or preempt.
-        known = self._kv.known(sequence.seq_id, sequence.tokens, sequence.salt)
-        if self.running and not self._could_hold(len(sequence.tokens) - known):
+        if self.running and not self._could_hold(
+            len(sequence.tokens) - self._kv.known(sequence.seq_id, sequence.tokens, sequence.salt)
+        ):
             return where is None and self._start_layered(sequence, draft, now)
         if where is not None:
             return self._recall(sequence, draft, now)
@@ -302,8 +303,7 @@ class Scheduler:
 
     def _begin(self, sequence: Sequence, draft: Draft, now: float) -> bool:
         """Run a waiting sequence from what it has; on False it has nothing."""
-        most = self._most(sequence, draft, now)
-        if most and self._grant(sequence, draft, most):
+        if (most := self._most(sequence, draft, now)) and self._grant(sequence, draft, most):
             self._run(sequence)
             return True
         self._forget(sequence)
